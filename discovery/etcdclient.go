@@ -1,0 +1,187 @@
+package discovery
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"sync"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+	"golang.org/x/sync/singleflight"
+)
+
+// EtcdConfig says how to reach etcd and where in it instances are registered.
+type EtcdConfig struct {
+	Endpoints    []string      // host:port or URLs; one is enough, all members are better
+	Root         string        // what stands before /<service>/; empty or "/like/this"
+	DialTimeout  time.Duration // bounds each attempt to log in, and each request; default 5 s
+	Username     string
+	PasswordFile string // holds the password; a trailing newline is cut off
+	TLS          *TLSConfig
+}
+
+// TLSConfig names the files for TLS towards a server. Cert and Key go together and are optional.
+type TLSConfig struct {
+	CA         string
+	Cert       string
+	Key        string
+	ServerName string
+}
+
+const (
+	defaultDialTimeout = 5 * time.Second
+	// grpc-go pings no more often than every 10 s; etcd allows every 5 s.
+	etcdKeepAliveTime    = 10 * time.Second
+	etcdKeepAliveTimeout = 3 * time.Second
+)
+
+// An EtcdClient is the process's one client of etcd. Making one does not need etcd to be there: the
+// connection, and the log-in where there is a user, are made when first needed and again for as long as they fail.
+type EtcdClient struct {
+	// Immutable:
+	cfg clientv3.Config
+	ctx context.Context
+	end context.CancelFunc
+
+	login singleflight.Group
+
+	mu     sync.Mutex // protects:
+	client *clientv3.Client
+	closed bool
+}
+
+// NewEtcdClient reads the files that cfg names and fails if it cannot use them.
+func NewEtcdClient(cfg EtcdConfig, log *zap.Logger) (*EtcdClient, error) {
+	if len(cfg.Endpoints) == 0 {
+		return nil, errors.New("etcd: no endpoints; name at least one, such as 127.0.0.1:2379")
+	}
+	c := clientv3.Config{
+		Endpoints:            cfg.Endpoints,
+		DialTimeout:          cfg.DialTimeout,
+		DialKeepAliveTime:    etcdKeepAliveTime,
+		DialKeepAliveTimeout: etcdKeepAliveTimeout,
+		// The client retries on its own and logs each attempt; what comes of it is ours to log, once.
+		Logger:   log.Named("etcd").WithOptions(zap.IncreaseLevel(zapcore.ErrorLevel)),
+		Username: cfg.Username,
+	}
+	if c.DialTimeout == 0 {
+		c.DialTimeout = defaultDialTimeout
+	}
+	if cfg.Username != "" {
+		password, err := os.ReadFile(cfg.PasswordFile)
+		if err != nil {
+			return nil, fmt.Errorf("etcd: password of user %q: %w", cfg.Username, err)
+		}
+		c.Password = strings.TrimRight(string(password), "\r\n")
+		if c.Password == "" {
+			return nil, fmt.Errorf("etcd: password of user %q: file %s is empty", cfg.Username, cfg.PasswordFile)
+		}
+	}
+	if cfg.TLS != nil {
+		t, err := cfg.TLS.load()
+		if err != nil {
+			return nil, fmt.Errorf("etcd: tls: %w", err)
+		}
+		c.TLS = t
+	}
+	ctx, end := context.WithCancel(context.Background())
+	c.Context = ctx
+	return &EtcdClient{cfg: c, ctx: ctx, end: end}, nil
+}
+
+func (t *TLSConfig) load() (*tls.Config, error) {
+	cfg := &tls.Config{MinVersion: tls.VersionTLS12, ServerName: t.ServerName}
+	if t.CA != "" {
+		pem, err := os.ReadFile(t.CA)
+		if err != nil {
+			return nil, err
+		}
+		cfg.RootCAs = x509.NewCertPool()
+		if !cfg.RootCAs.AppendCertsFromPEM(pem) {
+			return nil, fmt.Errorf("%s holds no certificate in PEM form", t.CA)
+		}
+	}
+	if t.Cert != "" || t.Key != "" {
+		// Read anew for each handshake, so that a renewed certificate is taken up without a restart.
+		load := func() (*tls.Certificate, error) {
+			pair, err := tls.LoadX509KeyPair(t.Cert, t.Key)
+			return &pair, err
+		}
+		if _, err := load(); err != nil {
+			return nil, err
+		}
+		cfg.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return load() }
+	}
+	return cfg, nil
+}
+
+// Endpoints are the addresses of etcd, for messages.
+func (c *EtcdClient) Endpoints() string { return strings.Join(c.cfg.Endpoints, ",") }
+
+// RequestTimeout bounds one request, as configured.
+func (c *EtcdClient) requestTimeout() time.Duration { return c.cfg.DialTimeout }
+
+// get returns the client. With a user it must log in first, which takes an etcd that answers: callers share
+// one attempt and get its error.
+func (c *EtcdClient) get(ctx context.Context) (*clientv3.Client, error) {
+	c.mu.Lock()
+	client, closed := c.client, c.closed
+	c.mu.Unlock()
+	if client != nil {
+		return client, nil
+	}
+	if closed {
+		return nil, errors.New("etcd: client is closed")
+	}
+	made := c.login.DoChan("", func() (any, error) { return c.dial() })
+	select {
+	case r := <-made:
+		if r.Err != nil {
+			return nil, r.Err
+		}
+		return r.Val.(*clientv3.Client), nil
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+}
+
+func (c *EtcdClient) dial() (*clientv3.Client, error) {
+	client, err := clientv3.New(c.cfg)
+	if err != nil {
+		return nil, fmt.Errorf("etcd %s: %w", c.Endpoints(), err)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		client.Close()
+		return nil, errors.New("etcd: client is closed")
+	}
+	c.client = client
+	return client, nil
+}
+
+// Close ends the connection and every request on it.
+func (c *EtcdClient) Close() error {
+	c.end()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		return nil
+	}
+	c.closed = true
+	if c.client == nil {
+		return nil
+	}
+	err := c.client.Close()
+	if errors.Is(err, context.Canceled) {
+		return nil
+	}
+	return err
+}

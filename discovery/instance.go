@@ -1,0 +1,187 @@
+package discovery
+
+import (
+	"bytes"
+	"cmp"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// Weights an instance may have. One that names none has DefaultWeight.
+const (
+	DefaultWeight = 1
+	MaxWeight     = 65535
+)
+
+const maxNameLen = 253
+
+// ValidateService reports why name cannot be a service's: names are [A-Za-z0-9._-]{1,253}.
+func ValidateService(name string) error {
+	return validateName("service name", name)
+}
+
+// ValidateVersion reports why version cannot be an instance's. It may be empty; otherwise the rules of names
+// hold, and "+", which semantic versions use.
+func ValidateVersion(version string) error {
+	if version == "" {
+		return nil
+	}
+	return validateName("version", strings.ReplaceAll(version, "+", "-"))
+}
+
+func validateName(what, name string) error {
+	if name == "" {
+		return fmt.Errorf("%s is empty", what)
+	}
+	if len(name) > maxNameLen {
+		return fmt.Errorf("%s of %d bytes is too long; at most %d", what, len(name), maxNameLen)
+	}
+	for _, c := range []byte(name) {
+		if !isNameByte(c) {
+			return fmt.Errorf("%s %q holds %q; use letters, digits, '.', '_' and '-'", what, name, c)
+		}
+	}
+	return nil
+}
+
+func isNameByte(c byte) bool {
+	return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || c == '.' || c == '_' || c == '-'
+}
+
+// ValidateAddr reports why addr cannot be dialled: it must be host:port, the host an IP address or a DNS name,
+// the port a number from 1 to 65535.
+func ValidateAddr(addr string) error {
+	host, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		return fmt.Errorf("address %q is not host:port", addr)
+	}
+	if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
+		return fmt.Errorf("address %q: port %q is not a number from 1 to 65535", addr, port)
+	}
+	if _, err := netip.ParseAddr(host); err == nil {
+		return nil
+	}
+	if err := validateName("host", host); err != nil {
+		return fmt.Errorf("address %q: %w", addr, err)
+	}
+	return nil
+}
+
+// ValidateWeight reports why weight cannot be an instance's.
+func ValidateWeight(weight int) error {
+	if weight < 0 || weight > MaxWeight {
+		return fmt.Errorf("weight %d is out of range; use 0 (drained) to %d", weight, MaxWeight)
+	}
+	return nil
+}
+
+// record is an instance as it stands in etcd.
+type record struct {
+	Name    string `json:"name"`
+	Addr    string `json:"addr"`
+	Version string `json:"version"`
+	Weight  *int   `json:"weight,omitempty"`
+}
+
+// instanceKey is where an instance is registered: <root>/<service>/[<version>/]<addr>.
+func instanceKey(root, service, version, addr string) string {
+	if version == "" {
+		return servicePrefix(root, service) + addr
+	}
+	return servicePrefix(root, service) + version + "/" + addr
+}
+
+// servicePrefix ends in a slash, so that /user/ does not take in /user-admin/.
+func servicePrefix(root, service string) string {
+	return root + "/" + service + "/"
+}
+
+// A DecodeError says why a registry entry is poisoned: it is skipped, and its neighbours are not disturbed.
+type DecodeError struct {
+	Key string
+	Err error
+}
+
+func (e *DecodeError) Error() string { return fmt.Sprintf("registry entry %s: %v", e.Key, e.Err) }
+func (e *DecodeError) Unwrap() error { return e.Err }
+
+// parseKey takes the version and the address out of a key below a service's prefix.
+func parseKey(prefix, key string) (version, addr string, err error) {
+	rest, ok := strings.CutPrefix(key, prefix)
+	if !ok {
+		return "", "", &DecodeError{key, fmt.Errorf("key is not below %s", prefix)}
+	}
+	addr = rest
+	if i := strings.IndexByte(rest, '/'); i >= 0 {
+		version, addr = rest[:i], rest[i+1:]
+		if version == "" {
+			return "", "", &DecodeError{key, errors.New("version in the key is empty; leave out its segment")}
+		}
+	}
+	if err := ValidateVersion(version); err != nil {
+		return "", "", &DecodeError{key, err}
+	}
+	if err := ValidateAddr(addr); err != nil {
+		return "", "", &DecodeError{key, err}
+	}
+	return version, addr, nil
+}
+
+// decodeInstance makes an instance of a registry entry. Where key and value disagree the key wins, and
+// mismatch says what the value claims. The error is a *DecodeError.
+func decodeInstance(service, prefix, key string, value []byte) (in Instance, mismatch string, err error) {
+	version, addr, err := parseKey(prefix, key)
+	if err != nil {
+		return Instance{}, "", err
+	}
+	var r record
+	if err := json.Unmarshal(value, &r); err != nil {
+		return Instance{}, "", &DecodeError{key, fmt.Errorf("value is not the JSON of an instance: %w", err)}
+	}
+	if bytes.Equal(bytes.TrimSpace(value), []byte("null")) {
+		return Instance{}, "", &DecodeError{key, errors.New("value is null")}
+	}
+	weight := DefaultWeight
+	if r.Weight != nil {
+		weight = *r.Weight
+	}
+	if err := ValidateWeight(weight); err != nil {
+		return Instance{}, "", &DecodeError{key, err}
+	}
+	var differ []string
+	for _, f := range []struct{ field, inKey, inValue string }{
+		{"name", service, r.Name},
+		{"version", version, r.Version},
+		{"addr", addr, r.Addr},
+	} {
+		if f.inValue != "" && f.inValue != f.inKey {
+			differ = append(differ, fmt.Sprintf("%s %q", f.field, f.inValue))
+		}
+	}
+	return Instance{Addr: addr, Version: version, Weight: weight, Key: key}, strings.Join(differ, ", "), nil
+}
+
+func encodeInstance(service string, in Instance) ([]byte, error) {
+	return json.Marshal(record{Name: service, Addr: in.Addr, Version: in.Version, Weight: &in.Weight})
+}
+
+// sortUnique sorts instances by address and leaves one of each address: the newest registration, because an
+// address is one process, and an older key of it is a lease that has yet to run out.
+func sortUnique(instances []Instance) []Instance {
+	slices.SortFunc(instances, func(a, b Instance) int {
+		if c := strings.Compare(a.Addr, b.Addr); c != 0 {
+			return c
+		}
+		if c := cmp.Compare(b.CreateRevision, a.CreateRevision); c != 0 {
+			return c
+		}
+		return strings.Compare(a.Key, b.Key)
+	})
+	return slices.CompactFunc(instances, func(a, b Instance) bool { return a.Addr == b.Addr })
+}

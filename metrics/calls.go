@@ -1,0 +1,157 @@
+package metrics
+
+import (
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"google.golang.org/grpc/codes"
+)
+
+// Origin is who made a call's status.
+type Origin uint8
+
+// The origins.
+const (
+	FromBackend Origin = iota
+	FromProxy
+	numOrigins
+)
+
+func (o Origin) String() string {
+	if o == FromProxy {
+		return "proxy"
+	}
+	return "backend"
+}
+
+// numCodes counts gRPC's codes and one more, for numbers that are none of them.
+const numCodes = int(codes.Unauthenticated) + 2
+
+func codeIndex(c codes.Code) int { return int(min(c, codes.Code(numCodes-1))) }
+
+func codeLabel(i int) string {
+	if i == numCodes-1 {
+		return "other"
+	}
+	return codes.Code(i).String()
+}
+
+// lazyCounter is a counter that has no series until it counts something.
+type lazyCounter struct {
+	c atomic.Pointer[prometheus.Counter]
+}
+
+func (l *lazyCounter) inc(resolve func() prometheus.Counter) {
+	c := l.c.Load()
+	if c == nil {
+		made := resolve()
+		c = &made
+		l.c.Store(c)
+	}
+	(*c).Inc()
+}
+
+// Service is the handles of one service's series. CallStarted and CallEnded are for the call path: they take
+// no lock and, once a code has been seen, allocate nothing.
+type Service struct {
+	m        *Metrics
+	name     string
+	calls    [numCodes][numOrigins]lazyCounter
+	duration prometheus.Observer
+	inFlight prometheus.Gauge
+}
+
+// Service returns new handles for a service.
+func (m *Metrics) Service(name string) *Service {
+	return &Service{
+		m: m, name: name,
+		duration: m.callDuration.WithLabelValues(name),
+		inFlight: m.callsInFlight.WithLabelValues(name),
+	}
+}
+
+// CallStarted counts a call that has arrived.
+func (s *Service) CallStarted() { s.inFlight.Inc() }
+
+// CallEnded counts the end of a call that CallStarted counted.
+func (s *Service) CallEnded(code codes.Code, origin Origin, took time.Duration) {
+	i := codeIndex(code)
+	s.calls[i][origin].inc(func() prometheus.Counter {
+		return s.m.calls.WithLabelValues(s.name, codeLabel(i), origin.String())
+	})
+	s.duration.Observe(seconds(took))
+	s.inFlight.Dec()
+}
+
+// Forget ends the series. The handles must not be used afterwards.
+func (s *Service) Forget() {
+	for i := range s.calls {
+		for o := range numOrigins {
+			if s.calls[i][o].c.Load() != nil {
+				s.m.calls.DeleteLabelValues(s.name, codeLabel(i), o.String())
+			}
+		}
+	}
+	s.m.callDuration.DeleteLabelValues(s.name)
+	s.m.callsInFlight.DeleteLabelValues(s.name)
+}
+
+// Endpoint is the handles of one endpoint's series. CallStarted and CallEnded are for the call path, as in [Service].
+type Endpoint struct {
+	m             *Metrics
+	service, addr string
+	calls         [numCodes]lazyCounter
+	inFlight      prometheus.Gauge
+	weight        prometheus.Gauge
+	ready         prometheus.Gauge
+}
+
+// Endpoint returns new handles for an endpoint.
+func (m *Metrics) Endpoint(service, addr string) *Endpoint {
+	return &Endpoint{
+		m: m, service: service, addr: addr,
+		inFlight: m.endpointLoad.WithLabelValues(service, addr),
+		weight:   m.endpointWeight.WithLabelValues(service, addr),
+		ready:    m.endpointReady.WithLabelValues(service, addr),
+	}
+}
+
+// CallStarted counts a call sent to the endpoint.
+func (e *Endpoint) CallStarted() { e.inFlight.Inc() }
+
+// CallEnded counts the end of a call that CallStarted counted.
+func (e *Endpoint) CallEnded(code codes.Code) {
+	i := codeIndex(code)
+	e.calls[i].inc(func() prometheus.Counter {
+		return e.m.endpointCalls.WithLabelValues(e.service, e.addr, codeLabel(i))
+	})
+	e.inFlight.Dec()
+}
+
+// CallReturned takes back a CallStarted: the endpoint never got the call.
+func (e *Endpoint) CallReturned() { e.inFlight.Dec() }
+
+// SetWeight publishes the weight the endpoint is registered with.
+func (e *Endpoint) SetWeight(weight int) { e.weight.Set(float64(weight)) }
+
+// SetReady publishes whether the proxy is connected to the endpoint.
+func (e *Endpoint) SetReady(ready bool) {
+	if ready {
+		e.ready.Set(1)
+	} else {
+		e.ready.Set(0)
+	}
+}
+
+// Forget ends the series. The handles must not be used afterwards.
+func (e *Endpoint) Forget() {
+	for i := range e.calls {
+		if e.calls[i].c.Load() != nil {
+			e.m.endpointCalls.DeleteLabelValues(e.service, e.addr, codeLabel(i))
+		}
+	}
+	e.m.endpointLoad.DeleteLabelValues(e.service, e.addr)
+	e.m.endpointWeight.DeleteLabelValues(e.service, e.addr)
+	e.m.endpointReady.DeleteLabelValues(e.service, e.addr)
+}

@@ -1,0 +1,168 @@
+package metrics
+
+import (
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// RelistCause is why a service's instances were listed again.
+type RelistCause string
+
+// The causes.
+const (
+	RelistStart      RelistCause = "start"
+	RelistCompaction RelistCause = "compaction"
+	RelistWatchError RelistCause = "watch_error"
+	RelistSilence    RelistCause = "silence"
+	RelistAudit      RelistCause = "audit"
+	RelistListError  RelistCause = "list_error"
+)
+
+type discoveryFamilies struct {
+	instances  *prometheus.GaugeVec
+	relists    *prometheus.CounterVec
+	poisoned   prometheus.Counter
+	mismatched prometheus.Counter
+	diverged   prometheus.Counter
+}
+
+func newDiscoveryFamilies() discoveryFamilies {
+	return discoveryFamilies{
+		instances: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "lbproxy_discovery_instances",
+			Help: "Instances registered, drained ones included.",
+		}, []string{"service"}),
+		relists: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "lbproxy_discovery_relists_total",
+			Help: "Full lists of a service's instances, by what made them necessary.",
+		}, []string{"cause"}),
+		poisoned: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "lbproxy_discovery_poisoned_total",
+			Help: "Registry entries that could not be used and were skipped, once per revision of each.",
+		}),
+		mismatched: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "lbproxy_discovery_mismatched_total",
+			Help: "Registry entries whose value contradicts their key (the key wins), once per revision of each.",
+		}),
+		diverged: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "lbproxy_discovery_diverged_total",
+			Help: "Audits that found the watched state different from the registry; anything but 0 is a defect.",
+		}),
+	}
+}
+
+func (f *discoveryFamilies) register(reg prometheus.Registerer, w *watches) {
+	reg.MustRegister(f.instances, f.relists, f.poisoned, f.mismatched, f.diverged,
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "lbproxy_discovery_revision",
+			Help: "Newest registry revision the proxy knows to be reflected in its pools.",
+		}, w.revision),
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "lbproxy_discovery_staleness_seconds",
+			Help: "Time since the registry last confirmed what the proxy knows, for the service where that is longest ago.",
+		}, w.staleness),
+	)
+}
+
+// Watch is the handles of one service's discovery.
+type Watch struct {
+	m       *Metrics
+	service string
+
+	hasInstances atomic.Bool
+	confirmedRev atomic.Int64
+	confirmedAt  atomic.Pointer[time.Time]
+}
+
+// Watch returns the handles of a watch that starts now.
+func (m *Metrics) Watch(service string) *Watch {
+	w := &Watch{m: m, service: service}
+	now := time.Now()
+	w.confirmedAt.Store(&now)
+	m.watches.add(w)
+	return w
+}
+
+// Relisted counts a full list.
+func (w *Watch) Relisted(cause RelistCause) {
+	w.m.discoveryCounts.relists.WithLabelValues(string(cause)).Inc()
+}
+
+// Poisoned counts a registry entry that could not be used.
+func (w *Watch) Poisoned() { w.m.discoveryCounts.poisoned.Inc() }
+
+// Mismatched counts a registry entry whose value contradicts its key.
+func (w *Watch) Mismatched() { w.m.discoveryCounts.mismatched.Inc() }
+
+// Diverged counts an audit that found the watched state wrong.
+func (w *Watch) Diverged() { w.m.discoveryCounts.diverged.Inc() }
+
+// Confirmed notes that the registry has just confirmed the known state to be that of revision.
+func (w *Watch) Confirmed(revision int64) {
+	now := time.Now()
+	w.confirmedAt.Store(&now)
+	w.confirmedRev.Store(revision)
+}
+
+// SetInstances publishes how many instances are registered. A service that never had one gets no series:
+// its name may be a caller's invention.
+func (w *Watch) SetInstances(n int) {
+	if n > 0 {
+		w.hasInstances.Store(true)
+	}
+	if w.hasInstances.Load() {
+		w.m.discoveryCounts.instances.WithLabelValues(w.service).Set(float64(n))
+	}
+}
+
+// Forget ends the series.
+func (w *Watch) Forget() {
+	w.m.watches.remove(w)
+	if w.hasInstances.Load() {
+		w.m.discoveryCounts.instances.DeleteLabelValues(w.service)
+	}
+}
+
+// watches is all watches that run.
+type watches struct {
+	mu  sync.Mutex // protects:
+	all map[*Watch]struct{}
+}
+
+func (ws *watches) add(w *Watch) {
+	ws.mu.Lock()
+	defer ws.mu.Unlock()
+	if ws.all == nil {
+		ws.all = map[*Watch]struct{}{}
+	}
+	ws.all[w] = struct{}{}
+}
+
+func (ws *watches) remove(w *Watch) {
+	ws.mu.Lock()
+	defer ws.mu.Unlock()
+	delete(ws.all, w)
+}
+
+func (ws *watches) revision() float64 {
+	ws.mu.Lock()
+	defer ws.mu.Unlock()
+	var newest int64
+	for w := range ws.all {
+		newest = max(newest, w.confirmedRev.Load())
+	}
+	return float64(newest)
+}
+
+func (ws *watches) staleness() float64 {
+	ws.mu.Lock()
+	defer ws.mu.Unlock()
+	var longest time.Duration
+	for w := range ws.all {
+		longest = max(longest, time.Since(*w.confirmedAt.Load()))
+	}
+	return seconds(longest)
+}
