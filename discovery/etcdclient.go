@@ -46,9 +46,10 @@ const (
 // connection, and the log-in where there is a user, are made when first needed and again for as long as they fail.
 type EtcdClient struct {
 	// Immutable:
-	cfg clientv3.Config
-	ctx context.Context
-	end context.CancelFunc
+	cfg  clientv3.Config
+	root string // as in servicePrefix
+	ctx  context.Context
+	end  context.CancelFunc
 
 	login singleflight.Group
 
@@ -61,6 +62,10 @@ type EtcdClient struct {
 func NewEtcdClient(cfg EtcdConfig, log *zap.Logger) (*EtcdClient, error) {
 	if len(cfg.Endpoints) == 0 {
 		return nil, errors.New("etcd: no endpoints; name at least one, such as 127.0.0.1:2379")
+	}
+	root := strings.TrimRight(cfg.Root, "/")
+	if root != "" && root[0] != '/' {
+		return nil, fmt.Errorf("etcd: root %q does not begin with a slash; use %q", cfg.Root, "/"+root)
 	}
 	c := clientv3.Config{
 		Endpoints:            cfg.Endpoints,
@@ -93,7 +98,7 @@ func NewEtcdClient(cfg EtcdConfig, log *zap.Logger) (*EtcdClient, error) {
 	}
 	ctx, end := context.WithCancel(context.Background())
 	c.Context = ctx
-	return &EtcdClient{cfg: c, ctx: ctx, end: end}, nil
+	return &EtcdClient{cfg: c, root: root, ctx: ctx, end: end}, nil
 }
 
 func (t *TLSConfig) load() (*tls.Config, error) {
