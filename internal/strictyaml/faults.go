@@ -1,0 +1,135 @@
+package strictyaml
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"unicode"
+)
+
+// A Path names a place in a document, such as listeners[0].address. The empty path is the whole document.
+type Path string
+
+// Key is the place of a key below p.
+func (p Path) Key(name string) Path {
+	switch {
+	case name == "" || strings.ContainsFunc(name, func(r rune) bool {
+		return r != '_' && r != '-' && !unicode.IsLetter(r) && !unicode.IsDigit(r)
+	}):
+		return Path(fmt.Sprintf("%s[%q]", p, name))
+	case p == "":
+		return Path(name)
+	}
+	return p + "." + Path(name)
+}
+
+// Index is the place of a list's element below p; the first is 0.
+func (p Path) Index(i int) Path { return Path(fmt.Sprintf("%s[%d]", p, i)) }
+
+// A Fault is one thing that is wrong with a document. Its text is "file:line: path: problem; cure", without
+// the parts that are not known.
+type Fault struct {
+	File    string
+	Line    int // from 1; 0 if there is none
+	Path    Path
+	Problem string // and its cure
+}
+
+func (f *Fault) Error() string {
+	var b strings.Builder
+	if f.File != "" {
+		b.WriteString(f.File)
+		if f.Line > 0 {
+			fmt.Fprintf(&b, ":%d", f.Line)
+		}
+		b.WriteString(": ")
+	}
+	if f.Path != "" {
+		fmt.Fprintf(&b, "%s: ", f.Path)
+	}
+	b.WriteString(f.Problem)
+	return b.String()
+}
+
+// Faults collects what is wrong with one document. The zero Faults is of values that stand in no file.
+type Faults struct {
+	file  string
+	lines map[Path]int
+	all   []*Fault
+}
+
+// Add notes that the value at a place is wrong. A place that has a fault already keeps that one only, because
+// a value that could not be decoded is also missing.
+func (f *Faults) Add(at Path, format string, args ...any) {
+	if slices.ContainsFunc(f.all, func(other *Fault) bool { return other.Path == at && at != "" }) {
+		return
+	}
+	f.add(f.line(at), at, format, args...)
+}
+
+func (f *Faults) add(line int, at Path, format string, args ...any) {
+	f.all = append(f.all, &Fault{File: f.file, Line: line, Path: at, Problem: fmt.Sprintf(format, args...)})
+}
+
+// line finds the line of a place, or of the nearest place around it that is in the document.
+func (f *Faults) line(at Path) int {
+	for {
+		if line, ok := f.lines[at]; ok {
+			return line
+		}
+		i := strings.LastIndexAny(string(at), ".[")
+		if i < 0 {
+			return 0
+		}
+		at = at[:i]
+	}
+}
+
+// Line is the line of a place in the document, 0 if the document does not name it.
+func (f *Faults) Line(at Path) int { return f.lines[at] }
+
+// Err returns every fault in the order of lines, joined as by [errors.Join], or nil. Each is a *Fault.
+func (f *Faults) Err() error {
+	slices.SortStableFunc(f.all, func(a, b *Fault) int { return a.Line - b.Line })
+	errs := make([]error, len(f.all))
+	for i, fault := range f.all {
+		errs[i] = fault
+	}
+	return errors.Join(errs...)
+}
+
+// suggest names the known key that was probably meant, or all of them.
+func suggest(key string, known []string) string {
+	best, bestDistance := "", 3
+	for _, k := range known {
+		if d := distance(key, k); d < bestDistance && d < len(k) {
+			best, bestDistance = k, d
+		}
+	}
+	if best != "" {
+		return fmt.Sprintf("did you mean %s?", best)
+	}
+	return "known here are " + strings.Join(known, ", ")
+}
+
+// distance is the least number of letters to insert, delete or replace to make b of a (Levenshtein).
+func distance(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		diagonal := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			cost := diagonal
+			if a[i] != b[j] {
+				cost++
+			}
+			diagonal = row[j+1]
+			row[j+1] = min(cost, row[j]+1, row[j+1]+1)
+		}
+	}
+	return row[len(b)]
+}
