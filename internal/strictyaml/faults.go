@@ -27,6 +27,15 @@ func (p Path) Key(name string) Path {
 // Index is the place of a list's element below p; the first is 0.
 func (p Path) Index(i int) Path { return Path(fmt.Sprintf("%s[%d]", p, i)) }
 
+// parent is the place around p; the whole document has none. It may also be something that is no place, if
+// the last key holds a dot or a bracket.
+func (p Path) parent() (Path, bool) {
+	if p == "" {
+		return "", false
+	}
+	return p[:max(0, strings.LastIndexAny(string(p), ".["))], true
+}
+
 // A Fault is one thing that is wrong with a document. Its text is "file:line: path: problem; cure", without
 // the parts that are not known.
 type Fault struct {
@@ -55,15 +64,18 @@ func (f *Fault) Error() string {
 // Faults collects what is wrong with one document. The zero Faults is of values that stand in no file.
 type Faults struct {
 	file  string
-	lines map[Path]int
+	lines map[Path]int      // of every place in the document
+	lost  map[Path]struct{} // places whose value could not be decoded
 	all   []*Fault
 }
 
-// Add notes that the value at a place is wrong. A place that has a fault already keeps that one only, because
-// a value that could not be decoded is also missing.
+// Add notes that the value at a place is wrong, unless it could not be decoded in the first place: what was
+// not understood is not missing.
 func (f *Faults) Add(at Path, format string, args ...any) {
-	if slices.ContainsFunc(f.all, func(other *Fault) bool { return other.Path == at && at != "" }) {
-		return
+	for p, within := at, true; within; p, within = p.parent() {
+		if _, lost := f.lost[p]; lost {
+			return
+		}
 	}
 	f.add(f.line(at), at, format, args...)
 }
@@ -72,18 +84,19 @@ func (f *Faults) add(line int, at Path, format string, args ...any) {
 	f.all = append(f.all, &Fault{File: f.file, Line: line, Path: at, Problem: fmt.Sprintf(format, args...)})
 }
 
+func (f *Faults) lose(line int, at Path, format string, args ...any) {
+	f.lost[at] = struct{}{}
+	f.add(line, at, format, args...)
+}
+
 // line finds the line of a place, or of the nearest place around it that is in the document.
 func (f *Faults) line(at Path) int {
-	for {
-		if line, ok := f.lines[at]; ok {
+	for p, within := at, true; within && p != ""; p, within = p.parent() {
+		if line, ok := f.lines[p]; ok {
 			return line
 		}
-		i := strings.LastIndexAny(string(at), ".[")
-		if i < 0 {
-			return 0
-		}
-		at = at[:i]
 	}
+	return 0
 }
 
 // Line is the line of a place in the document, 0 if the document does not name it.

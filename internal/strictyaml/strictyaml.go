@@ -33,7 +33,7 @@ import (
 // of maps and slices, and what pointers point to, start from SetDefaults() where they have that method. A
 // field with the tag reserved:"why" makes its key a fault of that text.
 func Decode(file string, data []byte, into any) *Faults {
-	f := &Faults{file: file, lines: map[Path]int{}}
+	f := &Faults{file: file, lines: map[Path]int{}, lost: map[Path]struct{}{}}
 	if !utf8.Valid(data) {
 		line := 1
 		for l := range bytes.Lines(data) {
@@ -100,7 +100,7 @@ func (d decoder) value(n ast.Node, v reflect.Value, at Path) {
 	case nil, *ast.NullNode:
 		return
 	case *ast.AnchorNode, *ast.AliasNode, *ast.TagNode, *ast.MergeKeyNode:
-		d.add(line(n), at, "anchors, aliases, merge keys and tags are not understood; write the value out")
+		d.lose(line(n), at, "anchors, aliases, merge keys and tags are not understood; write the value out")
 		return
 	}
 	switch {
@@ -130,7 +130,7 @@ func newValue(t reflect.Type) reflect.Value {
 func (d decoder) entries(n ast.Node, at Path, want string, each func(key string, keyLine int, value ast.Node)) {
 	m, ok := n.(ast.MapNode)
 	if !ok {
-		d.add(line(n), at, "want %s, got %s", want, describe(n))
+		d.lose(line(n), at, "want %s, got %s", want, describe(n))
 		return
 	}
 	first := map[string]int{}
@@ -194,7 +194,7 @@ func (d decoder) mapping(n ast.Node, v reflect.Value, at Path) {
 func (d decoder) list(n ast.Node, v reflect.Value, at Path) {
 	seq, ok := n.(*ast.SequenceNode)
 	if !ok {
-		d.add(line(n), at, "want a list, got %s", describe(n))
+		d.lose(line(n), at, "want a list, got %s", describe(n))
 		return
 	}
 	v.Set(reflect.MakeSlice(v.Type(), 0, len(seq.Values)))
@@ -209,7 +209,7 @@ func (d decoder) duration(n ast.Node, v reflect.Value, at Path) {
 	text, _ := scalarText(n)
 	t, err := time.ParseDuration(text)
 	if err != nil {
-		d.add(line(n), at, "want a duration with its unit, such as 500ms, 5s or 10m, got %s", describe(n))
+		d.lose(line(n), at, "want a duration with its unit, such as 500ms, 5s or 10m, got %s", describe(n))
 		return
 	}
 	v.SetInt(int64(t))
@@ -222,26 +222,26 @@ func (d decoder) scalar(n ast.Node, v reflect.Value, at Path) {
 		switch n.(type) {
 		case *ast.StringNode, *ast.LiteralNode:
 			if strings.ContainsFunc(text, unicode.IsControl) {
-				d.add(line(n), at, "the text holds a line break or another control character; remove it")
+				d.lose(line(n), at, "the text holds a line break or another control character; remove it")
 				return
 			}
 			v.SetString(text)
 		case ast.ScalarNode:
-			d.add(line(n), at, "want text, got %s; put it in quotes: %q", describe(n), text)
+			d.lose(line(n), at, "want text, got %s; put it in quotes: %q", describe(n), text)
 		default:
-			d.add(line(n), at, "want text, got %s", describe(n))
+			d.lose(line(n), at, "want text, got %s", describe(n))
 		}
 	case reflect.Int:
 		number, err := strconv.Atoi(text)
 		if _, ok := n.(*ast.IntegerNode); !ok || err != nil {
-			d.add(line(n), at, "want a whole number, such as 10, got %s", describe(n))
+			d.lose(line(n), at, "want a whole number, such as 10, got %s", describe(n))
 			return
 		}
 		v.SetInt(int64(number))
 	case reflect.Bool:
 		b, ok := n.(*ast.BoolNode)
 		if !ok {
-			d.add(line(n), at, "want true or false, got %s", describe(n))
+			d.lose(line(n), at, "want true or false, got %s", describe(n))
 			return
 		}
 		v.SetBool(b.Value)

@@ -26,8 +26,9 @@ type document struct {
 }
 
 type item struct {
-	Address string `yaml:"address"`
-	Weight  int    `yaml:"weight"`
+	Address string            `yaml:"address"`
+	Weight  int               `yaml:"weight"`
+	Labels  map[string]string `yaml:"labels,omitempty"`
 }
 
 func (i *item) SetDefaults() { i.Weight = 1 }
@@ -48,8 +49,8 @@ func TestDecode(t *testing.T) {
 	plain := document{Name: "default", Items: []item{{Address: "default"}}}
 	full := document{
 		Name: "x", Count: -3, On: true, Wait: 90 * time.Second,
-		Items: []item{{"a", 1}, {"b", 0}, {"", 1}},
-		ByKey: map[string]item{"k.1": {"c", 7}, "2": {"", 1}},
+		Items: []item{{"a", 1, nil}, {"b", 0, map[string]string{"x": "y"}}, {"", 1, nil}},
+		ByKey: map[string]item{"k.1": {"c", 7, nil}, "2": {"", 1, nil}},
 		Inner: inner{Names: []string{"1.10"}},
 		Opt:   &inner{Names: []string{"default"}},
 	}
@@ -62,7 +63,7 @@ func TestDecode(t *testing.T) {
 		{"null keeps the default", "name:\nitems: ~\ninner: null\n", plain},
 		{
 			"everything",
-			"name: x\ncount: -3\non: true\nwait: 1m30s\nitems:\n  - {address: a}\n  - address: \"b\"\n    weight: 0\n  -\n" +
+			"name: x\ncount: -3\non: true\nwait: 1m30s\nitems:\n  - {address: a}\n  - address: \"b\"\n    weight: 0\n    labels: {x: y}\n  -\n" +
 				"by_key:\n  k.1: {address: c, weight: 7}\n  2:\ninner: {names: ['1.10']}\nopt:\n", full,
 		},
 		{
@@ -105,21 +106,21 @@ f.yaml:4: on: want true or false, got the text "yes"
 f.yaml:5: wait: want a duration with its unit, such as 500ms, 5s or 10m, got the number 5
 f.yaml:7: items[0].adress: unknown key; did you mean address?
 f.yaml:8: items[0].weight: want a whole number, such as 10, got the number 1.5
-f.yaml:9: items[1]: want the keys address, weight, got the text "just text"
+f.yaml:9: items[1]: want the keys address, weight, labels, got the text "just text"
 f.yaml:10: by_key: want keys with values, got a list
 f.yaml:11: count: the key is there twice, first in line 3; remove one
 f.yaml:12: inner.names: want a list, got keys with values
 f.yaml:13: later: not built yet; remove it
 f.yaml:14: opt: want the keys names, got the text "text"
 `},
-		{"unlike every key", "items: [{zzz: 1}]", "f.yaml:1: items[0].zzz: unknown key; known here are address, weight"},
+		{"unlike every key", "items: [{zzz: 1}]", "f.yaml:1: items[0].zzz: unknown key; known here are address, weight, labels"},
 		{"number as text", "name: 1.10", `f.yaml:1: name: want text, got the number 1.10; put it in quotes: "1.10"`},
 		{"word as text", "name: true", `f.yaml:1: name: want text, got true; put it in quotes: "true"`},
 		{"list as text", "name: []", `f.yaml:1: name: want text, got a list`},
 		{"text as number", "count: '1'", `f.yaml:1: count: want a whole number, such as 10, got the text "1"`},
 		{"number too big", "count: 9999999999999999999", `f.yaml:1: count: want a whole number, such as 10, got the number 9999999999999999999`},
 		{"several lines of text", "name: |\n  a\n  b\n", `f.yaml:1: name: the text holds a line break or another control character; remove it`},
-		{"odd key", "by_key: {\"a b\": 1}", `f.yaml:1: by_key["a b"]: want the keys address, weight, got the number 1`},
+		{"odd key", "by_key: {\"a b\": 1}", `f.yaml:1: by_key["a b"]: want the keys address, weight, labels, got the number 1`},
 		{"control character in a key", "by_key: {\"a\\n\": {}}", `f.yaml:1: by_key["a\n"]: the key holds a control character`},
 		{"anchor", "name: &a x\n", "f.yaml:1: name: anchors, aliases, merge keys and tags are not understood; write the value out"},
 		{"alias", "name: x\ninner: *a\n", "f.yaml:2: inner: anchors, aliases, merge keys and tags are not understood; write the value out"},
@@ -144,10 +145,11 @@ f.yaml:14: opt: want the keys names, got the text "text"
 }
 
 func TestFaultsOfMeaning(t *testing.T) {
-	_, faults := decode("count: 0\nitems:\n  - address: a\n  - weight: x\nby_key:\n  a.b:\n    weight: 1\n")
+	_, faults := decode("count: 0\nitems:\n  - address: a\n  - weight: x\n  - text\nby_key:\n  a.b:\n    weight: 1\n")
 	var root strictyaml.Path
 	faults.Add(root.Key("by_key").Key("a.b").Key("address"), "has none; set it")
 	faults.Add(root.Key("items").Index(1).Key("weight"), "is 0; make it more")
+	faults.Add(root.Key("items").Index(2).Key("address"), "has none; set it")
 	faults.Add(root.Key("items").Index(0).Key("address"), "%q is bad", "a")
 	faults.Add(root.Key("wait"), "is 0; make it more")
 	faults.Add(root.Key("count"), "is 0; make it more")
@@ -155,7 +157,8 @@ func TestFaultsOfMeaning(t *testing.T) {
 f.yaml:1: count: is 0; make it more
 f.yaml:3: items[0].address: "a" is bad
 f.yaml:4: items[1].weight: want a whole number, such as 10, got the text "x"
-f.yaml:6: by_key["a.b"].address: has none; set it`
+f.yaml:5: items[2]: want the keys address, weight, labels, got the text "text"
+f.yaml:7: by_key["a.b"].address: has none; set it`
 	if diff := cmp.Diff(want, faults.Err().Error()); diff != "" {
 		t.Errorf("-want +got:\n%s", diff)
 	}
@@ -179,7 +182,7 @@ func TestFaultsWithoutAFile(t *testing.T) {
 // FuzzDecode: whatever is accepted means the same after it has been written and read again.
 func FuzzDecode(f *testing.F) {
 	for _, seed := range []string{
-		"", "name: x\ncount: -3\non: true\nwait: 1m30s\nitems:\n  - {address: a}\n  - address: \"b\"\n    weight: 0\n  -\n",
+		"", "name: x\ncount: -3\non: true\nwait: 1m30s\nitems:\n  - {address: a}\n  - address: \"b\"\n    weight: 0\n    labels: {x: y}\n  -\n",
 		"by_key:\n  k.1: {address: c, weight: 7}\n  2:\ninner: {names: ['1.10']}\nopt:\n", "a: &b [*b]", "<<: {}",
 		"? [a]\n: b", "name: |\n  a\n", "%YAML 1.2\n---\nname: x", "name: !!str 5", "a: {b: [}", "by_key: {~: {}}",
 	} {

@@ -1,0 +1,179 @@
+// Package configs decides what may be configured, what holds by default, and what may change while lbproxy runs.
+//
+// A configuration is a YAML file; lbproxy.yaml beside this package is one with every key explained. All that is
+// wrong with a file is reported together. What the values do is left to the packages they are handed to.
+package configs
+
+import (
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/lbproxy/lbproxy/discovery"
+	"github.com/lbproxy/lbproxy/internal/strictyaml"
+	"github.com/lbproxy/lbproxy/picker"
+)
+
+// EngineGRPCProxy is the engine made of google.golang.org/grpc and mwitkow/grpc-proxy.
+const EngineGRPCProxy = "grpc-proxy"
+
+// Config is a whole configuration.
+type Config struct {
+	Engine    string             `yaml:"engine"`
+	Listeners []Listener         `yaml:"listeners"` // at least one
+	Admin     Admin              `yaml:"admin"`
+	Metrics   Metrics            `yaml:"metrics"`
+	Discovery Discovery          `yaml:"discovery"`
+	Services  map[string]Service `yaml:"services"` // watched from the start; all others are watched on demand
+	Routes    []Route            `yaml:"routes"`   // the first that matches wins
+	// DrainTimeout bounds how long running calls may take to end when the proxy stops.
+	DrainTimeout time.Duration `yaml:"drain_timeout"`
+	Log          Log           `yaml:"log"`
+}
+
+// Listener is where callers reach the proxy.
+type Listener struct {
+	Address string `yaml:"address"`           // host:port (port 0: any free one) or unix:PATH
+	Service string `yaml:"service,omitempty"` // if set, every call that comes in here is for it
+}
+
+// Admin is the HTTP interface for people and probes.
+type Admin struct {
+	Address string `yaml:"address"` // host:port
+}
+
+// Metrics is an additional address for /metrics, /healthz and /readyz alone; they are on the admin address too.
+type Metrics struct {
+	Address string `yaml:"address"` // host:port; empty for none
+}
+
+// Discovery says where the instances of services come from: exactly one of Etcd and File.Path is set.
+type Discovery struct {
+	Etcd        *Etcd         `yaml:"etcd,omitempty"`
+	File        File          `yaml:"file"`
+	IdleRelease time.Duration `yaml:"idle_release"`  // services watched on demand are released after being idle so long
+	MaxOnDemand int           `yaml:"max_on_demand"` // how many services may be watched on demand at a time
+}
+
+// Etcd says how to reach etcd, see [discovery.EtcdConfig].
+type Etcd struct {
+	Endpoints    []string      `yaml:"endpoints"`
+	Root         string        `yaml:"root"`
+	DialTimeout  time.Duration `yaml:"dial_timeout"`
+	Username     string        `yaml:"username"`
+	PasswordFile string        `yaml:"password_file"`
+	TLS          *TLS          `yaml:"tls,omitempty"` // nil for plain text; a block without keys is TLS by the system's CAs
+}
+
+// TLS names the files for TLS towards etcd, see [discovery.TLSConfig].
+type TLS struct {
+	CA         string `yaml:"ca"`
+	Cert       string `yaml:"cert"`
+	Key        string `yaml:"key"`
+	ServerName string `yaml:"server_name"`
+}
+
+// File names the services file, see [discovery.File].
+type File struct {
+	Path string `yaml:"path"`
+}
+
+// Service is how calls of a service are balanced.
+type Service struct {
+	Policy      string        `yaml:"policy"`       // see [picker.ValidatePolicy]
+	Version     string        `yaml:"version"`      // only instances of this version; empty for all
+	WaitTimeout time.Duration `yaml:"wait_timeout"` // how long a call may wait for a ready endpoint
+	_           struct{}      `yaml:"tls" reserved:"TLS to the backends is not built yet and this key is kept for it; remove it"`
+}
+
+// Route leads calls that meet all its conditions to a service. It has one condition at least.
+type Route struct {
+	Method    string            `yaml:"method,omitempty"`    // prefix of the full method: "/pkg.Service/" or "/pkg.Service/Method"
+	Authority string            `yaml:"authority,omitempty"` // the host the caller dialled
+	Headers   map[string]string `yaml:"headers,omitempty"`   // metadata that the call must carry with these values
+	Service   string            `yaml:"service"`
+	Version   string            `yaml:"version,omitempty"` // only instances of this version; empty for the service's own setting
+}
+
+// Log is how the proxy logs.
+type Log struct {
+	Level  string `yaml:"level"`  // debug, info, warn or error
+	Format string `yaml:"format"` // json or console
+}
+
+// Default returns the configuration that holds without a file.
+func Default() *Config {
+	c := withoutSource()
+	c.Discovery.Etcd = new(Etcd)
+	c.Discovery.Etcd.SetDefaults()
+	return c
+}
+
+// withoutSource is Default but for discovery.etcd, which is there only when nothing else is configured.
+func withoutSource() *Config {
+	return &Config{
+		Engine:       EngineGRPCProxy,
+		Listeners:    []Listener{{Address: "127.0.0.1:7070"}},
+		Admin:        Admin{Address: "127.0.0.1:7071"},
+		Discovery:    Discovery{IdleRelease: 10 * time.Minute, MaxOnDemand: 1024},
+		Services:     map[string]Service{}, // not nil, as with "services: {}": Reload tells no change between the two
+		Routes:       []Route{},
+		DrainTimeout: 30 * time.Second,
+		Log:          Log{Level: "info", Format: "json"},
+	}
+}
+
+// SetDefaults makes e what it is where nothing else is configured.
+func (e *Etcd) SetDefaults() {
+	*e = Etcd{Endpoints: []string{"127.0.0.1:2379"}, DialTimeout: 5 * time.Second}
+}
+
+// SetDefaults makes s what it is where nothing else is configured.
+func (s *Service) SetDefaults() {
+	*s = Service{Policy: picker.WeightedRoundRobin, WaitTimeout: time.Second}
+}
+
+// Service returns the settings of a service: the configured ones, or else the defaults.
+func (c *Config) Service(name string) Service {
+	s, ok := c.Services[name]
+	if !ok {
+		s.SetDefaults()
+	}
+	return s
+}
+
+// Load reads and checks the configuration in the file at path. The error holds everything that is wrong with
+// it, each with its line and its cure.
+func Load(path string) (*Config, error) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("configuration: %w", err)
+	}
+	return Parse(path, data)
+}
+
+// Parse is [Load] for a file that has been read; name stands for it in errors. Nothing in data gives [Default].
+func Parse(name string, data []byte) (*Config, error) {
+	c := withoutSource()
+	faults := strictyaml.Decode(name, data, c)
+	if c.Discovery.Etcd == nil && c.Discovery.File.Path == "" {
+		c.Discovery.Etcd = Default().Discovery.Etcd
+	}
+	c.validate(faults)
+	if err := faults.Err(); err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+// DiscoveryConfig is e in the form that package discovery takes.
+func (e *Etcd) DiscoveryConfig() discovery.EtcdConfig {
+	cfg := discovery.EtcdConfig{
+		Endpoints: e.Endpoints, Root: e.Root, DialTimeout: e.DialTimeout,
+		Username: e.Username, PasswordFile: e.PasswordFile,
+	}
+	if t := e.TLS; t != nil {
+		cfg.TLS = &discovery.TLSConfig{CA: t.CA, Cert: t.Cert, Key: t.Key, ServerName: t.ServerName}
+	}
+	return cfg
+}
