@@ -1,0 +1,304 @@
+package discovery
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"time"
+
+	"go.etcd.io/etcd/api/v3/mvccpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.uber.org/zap"
+	"google.golang.org/grpc/status"
+)
+
+const (
+	registerRetryMin = 500 * time.Millisecond
+	registerRetryMax = 5 * time.Second
+
+	stopRetryMin = 100 * time.Millisecond
+	stopRetryMax = time.Second
+
+	// While someone else holds the key the address is registered all the same, so there is no hurry.
+	conflictMax    = time.Minute
+	conflictForget = 5 * time.Minute
+
+	// A watch that has gone silent is not trusted: the key is read this often in any case.
+	keyAuditInterval = time.Minute
+)
+
+var (
+	errStopped  = errors.New("the registrar is stopped")
+	errNotAlive = errors.New("etcd has not answered for as long as the lease lasts")
+	errKeyWatch = errors.New("etcd does not answer the watch of the key")
+)
+
+func (r *Registrar) run(ctx context.Context) {
+	defer close(r.done)
+	for {
+		began := time.Now()
+		err := r.hold(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		if time.Since(began) > registerRetryMax {
+			r.retry.Reset()
+		}
+		err = fmt.Errorf("etcd %s: %w", r.client.Endpoints(), err)
+		r.setUnregistered(err)
+		if kind := errorKind(err); !r.logged[kind] {
+			r.logged[kind] = true
+			r.log.Warn("not registered, as far as is known; trying again", zap.Error(err))
+		}
+		select {
+		case <-time.After(r.retry.NextBackOff()):
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// hold registers and sees to it that the registration stays. It returns why that cannot be said any longer.
+func (r *Registrar) hold(ctx context.Context) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil) // ends the keep-alive and the watch
+	client, err := r.client.get(ctx)
+	if err != nil {
+		return err
+	}
+	if err := r.ensureLease(ctx, client); err != nil {
+		return err
+	}
+	alive, err := client.KeepAlive(ctx, r.lease)
+	if err != nil {
+		return err
+	}
+	revision, err := r.settle(ctx, client)
+	if err != nil {
+		return err
+	}
+	unanswered := time.AfterFunc(r.client.requestTimeout(), func() { cancel(errKeyWatch) })
+	watch := client.Watch(clientv3.WithRequireLeader(ctx), r.instance.Key, clientv3.WithRev(revision+1))
+	unanswered.Stop()
+	return r.keep(ctx, client, alive, watch)
+}
+
+// keep settles the key whenever something may have happened to it, or a new weight is wanted.
+func (r *Registrar) keep(
+	ctx context.Context, client *clientv3.Client, alive <-chan *clientv3.LeaseKeepAliveResponse, watch clientv3.WatchChan,
+) error {
+	audit := time.NewTicker(keyAuditInterval)
+	defer audit.Stop()
+	for {
+		var takeBack <-chan time.Time
+		if !r.takeBackAt.IsZero() {
+			takeBack = time.After(time.Until(r.takeBackAt))
+		}
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case _, ok := <-alive:
+			if !ok {
+				return errNotAlive
+			}
+			continue
+		case seen, ok := <-watch:
+			if !ok {
+				return errKeyWatch
+			}
+			if err := seen.Err(); err != nil {
+				return fmt.Errorf("watch of the key: %w", err)
+			}
+		case <-r.wake:
+		case <-takeBack:
+		case <-audit.C:
+		}
+		if _, err := r.settle(ctx, client); err != nil {
+			return err
+		}
+	}
+}
+
+// ensureLease goes on with the lease there is, if it still lives: then the key does too, and nobody notices
+// that the connection was lost. Otherwise it takes a new one.
+func (r *Registrar) ensureLease(ctx context.Context, client *clientv3.Client) error {
+	ctx, cancel := context.WithTimeout(ctx, r.client.requestTimeout())
+	defer cancel()
+	if r.lease != 0 {
+		// Not KeepAliveOnce, which spins while etcd cannot be reached.
+		left, err := client.TimeToLive(ctx, r.lease)
+		if err != nil {
+			return fmt.Errorf("ask for the lease: %w", err)
+		}
+		if left.TTL >= 0 {
+			return nil
+		}
+		r.lease = 0
+	}
+	granted, err := client.Grant(ctx, int64(r.ttl/time.Second))
+	if err != nil {
+		return fmt.Errorf("get a lease: %w", err)
+	}
+	r.lease = granted.ID
+	return nil
+}
+
+// settle makes the key hold what it should, whatever it holds now, and returns once a read has shown that it
+// does, with the revision of that read. Where someone else has written the key it may be too early to write
+// over that: then it leaves the key alone and sets takeBackAt.
+func (r *Registrar) settle(ctx context.Context, client *clientv3.Client) (revision int64, err error) {
+	ctx, cancel := context.WithTimeout(ctx, r.client.requestTimeout())
+	defer cancel()
+	key := r.instance.Key
+	for {
+		in, wanted := r.want()
+		value, err := encodeInstance(r.service, in)
+		if err != nil {
+			return 0, err
+		}
+		read, err := client.Get(ctx, key)
+		if err != nil {
+			return 0, fmt.Errorf("read the key: %w", err)
+		}
+		found := &mvccpb.KeyValue{}
+		if len(read.Kvs) > 0 {
+			found = read.Kvs[0]
+		}
+		ours := clientv3.LeaseID(found.Lease) == r.lease
+		write := clientv3.OpPut(key, string(value), clientv3.WithLease(r.lease))
+		switch {
+		case ours && string(found.Value) == string(value):
+			r.setRegistered(found, in.Weight, wanted)
+			return read.Header.Revision, nil
+		case found.ModRevision == 0:
+			if r.heldUnder == r.lease {
+				r.log.Warn("the registration is gone from etcd; restoring it")
+			}
+		case ours && found.ModRevision == r.Status().ModRevision: // a new weight is wanted
+		case r.fresh:
+			// With its own create revision the instance gets nothing of what proxies hold against its predecessor.
+			r.log.Info("replacing an earlier registration", zap.String("lease", leaseName(found.Lease)))
+			write = clientv3.OpDelete(key)
+			r.fresh = false
+		default:
+			if !r.mayTakeBack(found) {
+				return read.Header.Revision, nil
+			}
+		}
+		unchanged := clientv3.Compare(clientv3.ModRevision(key), "=", found.ModRevision)
+		if _, err := client.Txn(ctx).If(unchanged).Then(write).Commit(); err != nil {
+			return 0, fmt.Errorf("write the key: %w", err)
+		}
+	}
+}
+
+// mayTakeBack is whether what someone else wrote has stood for long enough.
+func (r *Registrar) mayTakeBack(found *mvccpb.KeyValue) bool {
+	now := time.Now()
+	if !r.takeBackAt.IsZero() {
+		if now.Before(r.takeBackAt) {
+			return false
+		}
+		r.takeBackAt = time.Time{}
+		return true
+	}
+	if now.Sub(r.conflictAt) > conflictForget {
+		r.conflicts.Reset()
+	}
+	wait := r.conflicts.NextBackOff()
+	r.conflictAt, r.takeBackAt = now, now.Add(wait)
+	lease := leaseName(found.Lease)
+	r.setUnregistered(fmt.Errorf("someone else wrote the key, under lease %s", lease))
+	r.log.Warn("someone else wrote the registration; is there a second process with this address? taking it back",
+		zap.String("lease", lease), zap.ByteString("value", found.Value), zap.Duration("in", wait))
+	return false
+}
+
+// deregister deletes the key, if it is still ours, and revokes the lease.
+func (r *Registrar) deregister(ctx context.Context) error {
+	client, err := r.client.get(ctx)
+	if err != nil {
+		return err
+	}
+	ours := clientv3.Compare(clientv3.LeaseValue(r.instance.Key), "=", r.lease)
+	if _, err := client.Txn(ctx).If(ours).Then(clientv3.OpDelete(r.instance.Key)).Commit(); err != nil {
+		return fmt.Errorf("delete the key: %w", err)
+	}
+	_, err = client.Revoke(ctx, r.lease)
+	if err != nil && !errors.Is(err, rpctypes.ErrLeaseNotFound) {
+		return fmt.Errorf("revoke the lease: %w", err)
+	}
+	return nil
+}
+
+// want is the instance to register, and the count of SetWeight that made it so.
+func (r *Registrar) want() (Instance, int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	in := r.instance
+	in.Weight = r.status.Weight
+	return in, r.wanted
+}
+
+// setRegistered notes that etcd holds the registration with the given weight.
+func (r *Registrar) setRegistered(kv *mvccpb.KeyValue, weight, wanted int) {
+	first := r.heldUnder == 0
+	r.heldUnder, r.fresh, r.takeBackAt = r.lease, false, time.Time{}
+	clear(r.logged)
+
+	r.mu.Lock()
+	before := r.status
+	s := &r.status
+	s.Registered, s.Error, s.Lease = true, "", leaseName(kv.Lease)
+	s.CreateRevision, s.ModRevision = kv.CreateRevision, kv.ModRevision
+	r.confirmed = wanted
+	r.announce()
+	r.mu.Unlock()
+
+	fields := []zap.Field{
+		zap.Int("weight", weight), zap.String("lease", leaseName(kv.Lease)),
+		zap.Int64("create_revision", kv.CreateRevision), zap.Int64("revision", kv.ModRevision),
+	}
+	switch {
+	case !before.Registered:
+		r.log.Info("registered", fields...)
+	case before.ModRevision != kv.ModRevision:
+		r.log.Info("registration written", fields...)
+	}
+	if first {
+		close(r.registered)
+	}
+}
+
+// setUnregistered notes why etcd is not known to hold the registration.
+func (r *Registrar) setUnregistered(why error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.status.Registered, r.status.Error = false, why.Error()
+	r.announce()
+}
+
+// errorKind is the same for errors of one cause, whatever addresses and times their texts hold.
+func errorKind(err error) string {
+	var refused rpctypes.EtcdError
+	if errors.As(err, &refused) {
+		return refused.Error()
+	}
+	return status.Code(err).String()
+}
+
+// announce wakes who waits for a change. The caller holds mu.
+func (r *Registrar) announce() {
+	close(r.changed)
+	r.changed = make(chan struct{})
+}
+
+// leaseName is how etcdctl writes a lease; "none" if there is none.
+func leaseName(lease int64) string {
+	if lease == 0 {
+		return "none"
+	}
+	return strconv.FormatInt(lease, 16)
+}
