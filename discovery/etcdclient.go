@@ -15,6 +15,8 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 	"golang.org/x/sync/singleflight"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
 )
 
 // EtcdConfig says how to reach etcd and where in it instances are registered.
@@ -72,13 +74,20 @@ func NewEtcdClient(cfg EtcdConfig, log *zap.Logger) (*EtcdClient, error) {
 		DialTimeout:          cfg.DialTimeout,
 		DialKeepAliveTime:    etcdKeepAliveTime,
 		DialKeepAliveTimeout: etcdKeepAliveTimeout,
-		// The client retries on its own and logs each attempt; what comes of it is ours to log, once.
-		Logger:   log.Named("etcd").WithOptions(zap.IncreaseLevel(zapcore.ErrorLevel)),
-		Username: cfg.Username,
+		Logger:               quiet(log.Named("etcd")),
+		Username:             cfg.Username,
 	}
 	if c.DialTimeout == 0 {
 		c.DialTimeout = defaultDialTimeout
 	}
+	// By default gRPC comes to wait two minutes between attempts to connect: so long would etcd's return go
+	// unnoticed.
+	c.DialOptions = []grpc.DialOption{grpc.WithConnectParams(grpc.ConnectParams{
+		Backoff: backoff.Config{
+			BaseDelay: relistFirst, MaxDelay: relistMax, Multiplier: 2, Jitter: relistJitter,
+		},
+		MinConnectTimeout: c.DialTimeout,
+	})}
 	if cfg.Username != "" {
 		password, err := os.ReadFile(cfg.PasswordFile)
 		if err != nil {
@@ -99,6 +108,14 @@ func NewEtcdClient(cfg EtcdConfig, log *zap.Logger) (*EtcdClient, error) {
 	ctx, end := context.WithCancel(context.Background())
 	c.Context = ctx
 	return &EtcdClient{cfg: c, root: root, ctx: ctx, end: end}, nil
+}
+
+// quiet: the client retries on its own, several times a second, and logs each failure; what comes of it is
+// ours to log.
+func quiet(log *zap.Logger) *zap.Logger {
+	return log.WithOptions(zap.IncreaseLevel(zapcore.ErrorLevel), zap.WrapCore(func(c zapcore.Core) zapcore.Core {
+		return zapcore.NewSamplerWithOptions(c, time.Minute, 1, 0)
+	}))
 }
 
 func (t *TLSConfig) load() (*tls.Config, error) {
@@ -130,7 +147,7 @@ func (t *TLSConfig) load() (*tls.Config, error) {
 // Endpoints are the addresses of etcd, for messages.
 func (c *EtcdClient) Endpoints() string { return strings.Join(c.cfg.Endpoints, ",") }
 
-// RequestTimeout bounds one request, as configured.
+// requestTimeout bounds one request, as configured.
 func (c *EtcdClient) requestTimeout() time.Duration { return c.cfg.DialTimeout }
 
 // get returns the client. With a user it must log in first, which takes an etcd that answers: callers share

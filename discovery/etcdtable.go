@@ -1,0 +1,130 @@
+package discovery
+
+import (
+	"time"
+
+	"go.etcd.io/etcd/api/v3/mvccpb"
+)
+
+// A table is what is known of a service's entries in the registry. It does no I/O and reads no clock.
+type table struct {
+	service string
+	prefix  string        // of the service's keys
+	keep    time.Duration // how long the good value of an entry outlives its being poisoned
+	entries map[string]entry
+}
+
+// An entry is what is known of one key.
+type entry struct {
+	createRevision, modRevision int64
+
+	instance Instance  // the last good value of this registration; without an address if it never had one
+	until    time.Time // when instance runs out because the entry is poisoned now; zero if it is not
+}
+
+// A fault is what is wrong with one revision of an entry.
+type fault struct {
+	key      string
+	revision int64
+	err      error  // why the entry is poisoned
+	kept     bool   // whether its last good value stands in
+	mismatch string // what a value that can be used claims against its key
+}
+
+func newTable(service, prefix string, keep time.Duration) *table {
+	return &table{service: service, prefix: prefix, keep: keep, entries: map[string]entry{}}
+}
+
+// put applies an event that wrote kv. A nil fault is none.
+func (t *table) put(kv *mvccpb.KeyValue, now time.Time) *fault {
+	key := string(kv.Key)
+	if t.entries[key].modRevision >= kv.ModRevision {
+		return nil // seen, in a list or before a reconnect
+	}
+	return t.set(key, kv, now)
+}
+
+// delete applies an event that deleted key at a revision.
+func (t *table) delete(key string, revision int64) {
+	if t.entries[key].modRevision < revision {
+		delete(t.entries, key)
+	}
+}
+
+// replace makes the table hold what a list has found and nothing else.
+func (t *table) replace(kvs []*mvccpb.KeyValue, now time.Time) []fault {
+	var faults []fault
+	found := make(map[string]struct{}, len(kvs))
+	for _, kv := range kvs {
+		key := string(kv.Key)
+		found[key] = struct{}{}
+		if t.entries[key].modRevision == kv.ModRevision {
+			continue
+		}
+		if f := t.set(key, kv, now); f != nil {
+			faults = append(faults, *f)
+		}
+	}
+	for key := range t.entries {
+		if _, ok := found[key]; !ok {
+			delete(t.entries, key)
+		}
+	}
+	return faults
+}
+
+// equals reports whether the table holds what a list of the table's own revision has found.
+func (t *table) equals(kvs []*mvccpb.KeyValue) bool {
+	if len(kvs) != len(t.entries) {
+		return false
+	}
+	for _, kv := range kvs {
+		if t.entries[string(kv.Key)].modRevision != kv.ModRevision {
+			return false
+		}
+	}
+	return true
+}
+
+func (t *table) set(key string, kv *mvccpb.KeyValue, now time.Time) *fault {
+	old := t.entries[key]
+	e := entry{createRevision: kv.CreateRevision, modRevision: kv.ModRevision}
+	f := &fault{key: key, revision: kv.ModRevision}
+	e.instance, f.mismatch, f.err = decodeInstance(t.service, t.prefix, key, kv.Value)
+	switch {
+	case f.err == nil:
+		e.instance.CreateRevision, e.instance.ModRevision = kv.CreateRevision, kv.ModRevision
+	case old.instance.Addr != "" && old.createRevision == kv.CreateRevision:
+		e.instance, e.until = old.instance, old.until
+		if e.until.IsZero() {
+			e.until = now.Add(t.keep)
+		}
+		f.kept = e.usable(now)
+	}
+	t.entries[key] = e
+	if f.err == nil && f.mismatch == "" {
+		return nil
+	}
+	return f
+}
+
+// instances returns what a snapshot holds at now, and when the next poisoned entry's last good value runs out;
+// zero if there is none.
+func (t *table) instances(now time.Time) ([]Instance, time.Time) {
+	var next time.Time
+	all := make([]Instance, 0, len(t.entries))
+	for _, e := range t.entries {
+		if !e.usable(now) {
+			continue
+		}
+		all = append(all, e.instance)
+		if !e.until.IsZero() && (next.IsZero() || e.until.Before(next)) {
+			next = e.until
+		}
+	}
+	return sortUnique(all), next
+}
+
+func (e entry) usable(now time.Time) bool {
+	return e.instance.Addr != "" && (e.until.IsZero() || now.Before(e.until))
+}
