@@ -1,0 +1,153 @@
+package picker
+
+import (
+	"sync/atomic"
+	"time"
+
+	"go.uber.org/zap"
+	"google.golang.org/grpc/codes"
+
+	"github.com/lbproxy/lbproxy/discovery"
+	"github.com/lbproxy/lbproxy/metrics"
+)
+
+// State is what an engine knows of its connection to an endpoint.
+type State uint8
+
+// The states. An endpoint that fails stays Failed, however often it is tried again, until it is Ready.
+const (
+	Connecting State = iota
+	Ready
+	Failed
+)
+
+func (s State) String() string {
+	switch s {
+	case Ready:
+		return "ready"
+	case Failed:
+		return "failed"
+	default:
+		return "connecting"
+	}
+}
+
+// A Conn is an engine's connection to one endpoint, or several of them. It connects on its own, again and
+// again, and tells the endpoint by SetState how it stands. None of its methods may block.
+type Conn interface {
+	// Reset says that the instance has been registered anew: whatever kept the connection from being
+	// made may be over, so it is tried again at once.
+	Reset()
+	// Close is called once, when the endpoint has left its service and its last call has ended.
+	Close()
+}
+
+// Dial starts to connect to an endpoint and returns at once. SetState may be called from any goroutine but
+// the one Dial is called on.
+type Dial func(*Endpoint) Conn
+
+// An Endpoint is an instance and its live state in this proxy. It is one process at one address: it stays the
+// same Endpoint while its weight or version changes, and while it leaves and comes back with calls running.
+type Endpoint struct {
+	// Immutable:
+	pool    *Pool
+	addr    string
+	conn    Conn
+	metrics *metrics.Endpoint
+
+	// refs counts running calls in its low half, and in its high half 1 while the endpoint is a member of its
+	// pool. At 0 nobody can use the endpoint any more; whoever brings it there closes it.
+	refs  atomic.Int64
+	calls atomic.Uint64
+
+	// Protected by pool.mu:
+	instance discovery.Instance
+	leaving  bool // not a member any more, but calls still run
+	state    State
+	since    time.Time // when state became what it is
+	lastErr  error
+}
+
+const (
+	member = int64(1) << 32
+	closed = int64(1) << 62
+)
+
+// Addr is the address to dial.
+func (e *Endpoint) Addr() string { return e.addr }
+
+// Conn is what the engine's Dial returned for this endpoint.
+func (e *Endpoint) Conn() Conn { return e.conn }
+
+// acquire makes the endpoint usable for one call, until End or Return. It fails if the endpoint has closed
+// since it was picked.
+func (e *Endpoint) acquire() bool {
+	if e.refs.Add(1)&closed != 0 {
+		e.refs.Add(-1)
+		return false
+	}
+	e.calls.Add(1)
+	e.metrics.CallStarted()
+	return true
+}
+
+// End ends a call that was sent to the endpoint, with the status the caller got.
+func (e *Endpoint) End(code codes.Code) {
+	e.metrics.CallEnded(code)
+	e.release(1)
+}
+
+// Return gives up a call that never reached the endpoint.
+func (e *Endpoint) Return() {
+	e.calls.Add(^uint64(0))
+	e.metrics.CallReturned()
+	e.release(1)
+}
+
+func (e *Endpoint) release(refs int64) {
+	if e.refs.Add(-refs) == 0 && e.refs.CompareAndSwap(0, closed) {
+		e.pool.close(e)
+	}
+}
+
+// rejoin makes an endpoint that has left a member again. It fails if the endpoint has closed meanwhile.
+func (e *Endpoint) rejoin() bool {
+	if e.refs.Add(member)&closed != 0 {
+		e.refs.Add(-member)
+		return false
+	}
+	return true
+}
+
+// inFlight is the number of running calls.
+func (e *Endpoint) inFlight() uint64 { return uint64(e.refs.Load() & (member - 1)) }
+
+// SetState is how the engine tells what became of its connection. Cause says why it failed.
+func (e *Endpoint) SetState(state State, cause error) {
+	e.pool.change(func() bool {
+		if cause != nil {
+			e.lastErr = cause
+		}
+		if state == e.state {
+			return false
+		}
+		e.state, e.since = state, time.Now()
+		e.metrics.SetReady(state == Ready)
+		if !e.leaving { // the connection of one that leaves is expected to end
+			e.logState(cause)
+		}
+		return true
+	})
+}
+
+func (e *Endpoint) logState(cause error) {
+	log := e.pool.log.With(zap.String("endpoint", e.addr))
+	switch e.state {
+	case Ready:
+		log.Info("endpoint is ready")
+	case Failed:
+		log.Warn("endpoint cannot be reached", zap.Error(cause))
+	default:
+		log.Info("endpoint has lost its connection and connects again", zap.Error(cause))
+	}
+}

@@ -1,0 +1,168 @@
+package picker
+
+import (
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/lbproxy/lbproxy/discovery"
+	"github.com/lbproxy/lbproxy/metrics"
+)
+
+// A Pool is a service's endpoints. Discovery updates it, an engine connects its endpoints, and calls pick from
+// its current generation, all at once.
+type Pool struct {
+	// Immutable:
+	service string
+	dial    Dial
+	metrics *metrics.Metrics
+	log     *zap.Logger
+
+	current atomic.Pointer[Generation]
+	queued  atomic.Int64   // changes that have not been applied
+	open    sync.WaitGroup // endpoints that have not closed
+
+	mu         sync.Mutex // protects, and the endpoints' state:
+	policyName string
+	policy     policy
+	synced     bool // a snapshot has come
+	known      bool // an instance has been registered at some time
+	outdated   bool // the current generation does not show the last change yet
+	revision   int64
+	order      []*Endpoint          // members, sorted by address
+	endpoints  map[string]*Endpoint // members and those still leaving, by address
+}
+
+// NewPool returns the pool of a service of which nothing is known yet. Policy must be valid.
+func NewPool(service, policy string, dial Dial, m *metrics.Metrics, log *zap.Logger) *Pool {
+	p := &Pool{
+		service: service, dial: dial, metrics: m,
+		log:       log.With(zap.String("service", service)),
+		endpoints: map[string]*Endpoint{},
+	}
+	p.current.Store(&Generation{changed: make(chan struct{})})
+	p.SetPolicy(policy)
+	return p
+}
+
+// Current is what can be picked from now. It takes no lock.
+func (p *Pool) Current() *Generation { return p.current.Load() }
+
+// SetPolicy changes how endpoints take turns. Name must be valid.
+func (p *Pool) SetPolicy(name string) {
+	policy, err := policyByName(name)
+	if err != nil {
+		panic(err) // configuration is validated before it comes here
+	}
+	p.change(func() bool {
+		p.policyName, p.policy = name, policy
+		return true
+	})
+}
+
+// Update makes the pool's members those of the snapshot. Endpoints that stay keep their connection and calls;
+// one that comes back while calls of its still run has never been away.
+func (p *Pool) Update(s discovery.Snapshot) {
+	var gone []*Endpoint
+	p.change(func() bool {
+		p.synced, p.revision = true, s.Revision
+		p.known = p.known || len(s.Instances) > 0
+		before := p.order
+		p.order = make([]*Endpoint, 0, len(s.Instances))
+		stays := make(map[*Endpoint]bool, len(s.Instances))
+		for _, in := range s.Instances {
+			e := p.admit(in)
+			p.order = append(p.order, e)
+			stays[e] = true
+		}
+		for _, e := range before {
+			if !stays[e] {
+				e.leaving = true
+				gone = append(gone, e)
+			}
+		}
+		return true
+	})
+	// From here their last call closes them; picks from a generation that still holds them fail.
+	for _, e := range gone {
+		e.release(member)
+	}
+}
+
+// admit returns the endpoint of an instance: the one there is, or a new one.
+func (p *Pool) admit(in discovery.Instance) *Endpoint {
+	e := p.endpoints[in.Addr]
+	if e != nil && e.leaving && !e.rejoin() {
+		p.forget(e)
+		e = nil
+	}
+	if e == nil {
+		return p.join(in)
+	}
+	if e.instance.CreateRevision != in.CreateRevision {
+		e.conn.Reset()
+	}
+	e.leaving, e.instance = false, in
+	e.metrics.SetWeight(in.Weight)
+	return e
+}
+
+func (p *Pool) join(in discovery.Instance) *Endpoint {
+	e := &Endpoint{
+		pool: p, addr: in.Addr, instance: in, since: time.Now(),
+		metrics: p.metrics.Endpoint(p.service, in.Addr),
+	}
+	e.refs.Store(member)
+	e.metrics.SetWeight(in.Weight)
+	e.metrics.SetReady(false)
+	p.endpoints[in.Addr] = e
+	p.open.Add(1)
+	e.conn = p.dial(e)
+	return e
+}
+
+// forget takes an endpoint out of the books, once.
+func (p *Pool) forget(e *Endpoint) {
+	if p.endpoints[e.addr] == e {
+		delete(p.endpoints, e.addr)
+		e.metrics.Forget()
+	}
+}
+
+// close ends an endpoint that nobody can use any more. It is called at the end of a call, and so must not wait
+// for mu itself.
+func (p *Pool) close(e *Endpoint) {
+	go func() { // ends when the connection has closed; Close waits for it
+		defer p.open.Done()
+		p.mu.Lock()
+		p.forget(e)
+		p.mu.Unlock()
+		e.conn.Close()
+	}()
+}
+
+// Close takes every endpoint out and waits until the last call of each has ended and its connection has
+// closed. The pool must not be updated afterwards.
+func (p *Pool) Close() {
+	p.Update(discovery.Snapshot{Service: p.service})
+	p.open.Wait()
+}
+
+// change applies a change to the state that mu protects and, if apply says that picks depend on it, makes the
+// next generation. Of changes that queue up, only the last makes it: ten thousand endpoints that get ready at
+// once are a handful of generations.
+func (p *Pool) change(apply func() bool) {
+	p.queued.Add(1)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.outdated = apply() || p.outdated
+	if p.queued.Add(-1) > 0 || !p.outdated {
+		return
+	}
+	p.outdated = false
+	old := p.current.Load()
+	p.current.Store(p.generation(old))
+	close(old.changed)
+}

@@ -1,0 +1,319 @@
+package picker_test
+
+import (
+	"errors"
+	"fmt"
+	"sync"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+	"go.uber.org/goleak"
+	"go.uber.org/zap"
+	"google.golang.org/grpc/codes"
+
+	"github.com/lbproxy/lbproxy/discovery"
+	"github.com/lbproxy/lbproxy/metrics"
+	"github.com/lbproxy/lbproxy/picker"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// bench is a pool with an engine that connects when it is told to.
+type bench struct {
+	*picker.Pool
+	reg *prometheus.Registry
+
+	mu    sync.Mutex
+	conns map[string]*conn
+}
+
+type conn struct {
+	endpoint       *picker.Endpoint
+	resets, closes int
+	closed         chan struct{}
+}
+
+func (c *conn) Reset() { c.resets++ }
+func (c *conn) Close() { c.closes++; close(c.closed) }
+
+func newBench(policy string) *bench {
+	b := &bench{reg: prometheus.NewRegistry(), conns: map[string]*conn{}}
+	b.Pool = picker.NewPool("hello", policy, func(e *picker.Endpoint) picker.Conn {
+		c := &conn{endpoint: e, closed: make(chan struct{})}
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		b.conns[e.Addr()] = c
+		return c
+	}, metrics.New(b.reg, "test"), zap.NewNop())
+	return b
+}
+
+func instances(in ...discovery.Instance) discovery.Snapshot {
+	return discovery.Snapshot{Service: "hello", Revision: 1, Instances: in}
+}
+
+func weights(w ...int) discovery.Snapshot {
+	var s discovery.Snapshot
+	for i, w := range w {
+		s.Instances = append(s.Instances, discovery.Instance{Addr: addr(i), Weight: w})
+	}
+	return s
+}
+
+func addr(i int) string { return fmt.Sprintf("10.%d.%d.%d:1001", i>>16, i>>8&0xff, i&0xff) }
+
+// connect makes every endpoint ready.
+func (b *bench) connect() {
+	for _, c := range b.conns {
+		c.endpoint.SetState(picker.Ready, nil)
+	}
+}
+
+func ready(policy string, s discovery.Snapshot) *bench {
+	b := newBench(policy)
+	b.Update(s)
+	b.connect()
+	return b
+}
+
+// call picks an endpoint and ends the call at once.
+func (b *bench) call(t testing.TB) string {
+	t.Helper()
+	e := b.Current().Pick("")
+	if e == nil {
+		t.Fatal("nothing to pick")
+	}
+	e.End(codes.OK)
+	return e.Addr()
+}
+
+func (b *bench) calls(t testing.TB, n int) map[string]int {
+	got := map[string]int{}
+	for range n {
+		got[b.call(t)]++
+	}
+	return got
+}
+
+func TestOnlyConnectedEndpointsArePicked(t *testing.T) {
+	b := newBench(picker.WeightedRoundRobin)
+	if g := b.Current(); g.Synced || g.Known || g.Pick("") != nil {
+		t.Errorf("a new pool is not empty: %+v", g)
+	}
+	b.Update(weights(1, 1))
+	if g := b.Current(); !g.Synced || !g.Known || g.Pick("") != nil {
+		t.Errorf("nothing is connected, and yet %+v", g)
+	}
+	changed := b.Current().Changed()
+	b.conns[addr(1)].endpoint.SetState(picker.Ready, nil)
+	select {
+	case <-changed:
+	default:
+		t.Error("a waiting call was not told of the ready endpoint")
+	}
+	if got, want := b.calls(t, 10), map[string]int{addr(1): 10}; !cmp.Equal(got, want) {
+		t.Errorf("calls = %v, want %v", got, want)
+	}
+	b.conns[addr(1)].endpoint.SetState(picker.Failed, errors.New("refused"))
+	if b.Current().Pick("") != nil {
+		t.Error("picked an endpoint that has failed")
+	}
+	if got, want := b.Current().Available(""), (picker.Availability{
+		Instances: 2, Serving: 2, LastError: addr(1) + ": refused",
+	}); got != want {
+		t.Errorf("available = %+v, want %+v", got, want)
+	}
+	b.Close()
+}
+
+func TestWeightZeroGetsNoNewCallsAndKeepsItsConnection(t *testing.T) {
+	b := ready(picker.LeastRequest, weights(1, 1))
+	b.Update(weights(1, 0))
+	if got, want := b.calls(t, 20), map[string]int{addr(0): 20}; !cmp.Equal(got, want) {
+		t.Errorf("calls = %v, want %v", got, want)
+	}
+	b.Update(weights(0, 0))
+	if b.Current().Pick("") != nil {
+		t.Error("picked an endpoint of weight 0")
+	}
+	if got, want := b.Current().Available(""), (picker.Availability{Instances: 2}); got != want {
+		t.Errorf("available = %+v, want %+v", got, want)
+	}
+	b.Update(weights(1, 1))
+	if got := b.calls(t, 20); len(got) != 2 || b.conns[addr(1)].closes != 0 {
+		t.Errorf("calls = %v after %d closes, want both endpoints on their old connections", got, b.conns[addr(1)].closes)
+	}
+	b.Close()
+}
+
+func TestVersionLimitsThePick(t *testing.T) {
+	b := ready(picker.WeightedRoundRobin, instances(
+		discovery.Instance{Addr: addr(0), Version: "1.0.0", Weight: 1},
+		discovery.Instance{Addr: addr(1), Version: "2.0.0", Weight: 5},
+		discovery.Instance{Addr: addr(2), Version: "2.0.0", Weight: 0},
+	))
+	for version, want := range map[string]picker.Availability{
+		"":      {Instances: 3, Serving: 2, Ready: 2},
+		"1.0.0": {Instances: 1, Serving: 1, Ready: 1},
+		"2.0.0": {Instances: 2, Serving: 1, Ready: 1},
+		"3.0.0": {},
+	} {
+		if got := b.Current().Available(version); got != want {
+			t.Errorf("version %q: available = %+v, want %+v", version, got, want)
+		}
+	}
+	for range 10 {
+		e := b.Current().Pick("1.0.0")
+		if e.Addr() != addr(0) {
+			t.Fatalf("picked %s for version 1.0.0", e.Addr())
+		}
+		e.End(codes.OK)
+	}
+	if b.Current().Pick("3.0.0") != nil {
+		t.Error("picked an endpoint of another version")
+	}
+	b.Close()
+}
+
+func TestAnEndpointThatLeavesFinishesItsCalls(t *testing.T) {
+	b := ready(picker.WeightedRoundRobin, weights(1))
+	e := b.Current().Pick("")
+	b.Update(weights())
+	if b.Current().Pick("") != nil {
+		t.Error("picked an endpoint that has left")
+	}
+	if got := b.Status().Instances; len(got) != 1 || got[0].State != "draining" || got[0].InFlight != 1 {
+		t.Errorf("status = %+v, want one draining endpoint with a call", got)
+	}
+	c := b.conns[addr(0)]
+	if c.closes != 0 {
+		t.Fatal("closed with a call running")
+	}
+	e.End(codes.OK)
+	<-c.closed
+	b.Close()
+	if got := b.Status().Instances; len(got) != 0 {
+		t.Errorf("status = %+v, want none", got)
+	}
+	if n, err := testutil.GatherAndCount(b.reg, "lbproxy_endpoint_weight", "lbproxy_endpoint_ready",
+		"lbproxy_endpoint_in_flight", "lbproxy_endpoint_calls_total"); n != 0 || err != nil {
+		t.Errorf("%d series left (%v), want 0", n, err)
+	}
+}
+
+func TestAnEndpointThatComesBackWhileItDrainsWasNeverAway(t *testing.T) {
+	b := ready(picker.WeightedRoundRobin, instances(discovery.Instance{Addr: addr(0), Weight: 1, CreateRevision: 1}))
+	e := b.Current().Pick("")
+	b.Update(instances())
+	b.Update(instances(discovery.Instance{Addr: addr(0), Weight: 1, CreateRevision: 2}))
+	c := b.conns[addr(0)]
+	if got := b.Current().Pick(""); got != e || c.closes != 0 {
+		t.Errorf("picked %v after %d closes, want the same endpoint on its old connection", got, c.closes)
+	} else {
+		got.End(codes.OK)
+	}
+	if c.resets != 1 {
+		t.Errorf("%d resets for a new registration, want 1", c.resets)
+	}
+	e.End(codes.OK)
+	if c.closes != 0 {
+		t.Error("closed a member at the end of a call")
+	}
+	b.Close()
+	if c.closes != 1 {
+		t.Errorf("%d closes, want 1", c.closes)
+	}
+}
+
+func TestAnEndpointThatComesBackAfterItClosedIsNew(t *testing.T) {
+	b := ready(picker.WeightedRoundRobin, weights(1))
+	first := b.conns[addr(0)]
+	b.Update(weights())
+	b.Update(weights(1))
+	<-first.closed
+	if second := b.conns[addr(0)]; second == first {
+		t.Error("the closed connection is used again")
+	}
+	b.connect()
+	b.call(t)
+	if n, err := testutil.GatherAndCount(b.reg, "lbproxy_endpoint_calls_total"); n != 1 || err != nil {
+		t.Errorf("%d series of the new endpoint (%v), want 1", n, err)
+	}
+	b.Close()
+}
+
+func TestAReturnedCallIsNotCounted(t *testing.T) {
+	b := ready(picker.WeightedRoundRobin, weights(1))
+	b.Current().Pick("").Return()
+	if got := b.Status().Instances[0]; got.Calls != 0 || got.InFlight != 0 {
+		t.Errorf("calls = %d, in flight = %d, want 0", got.Calls, got.InFlight)
+	}
+	b.Close()
+}
+
+func TestStatusTellsTheLastError(t *testing.T) {
+	b := ready(picker.RoundRobin, weights(7))
+	b.conns[addr(0)].endpoint.SetState(picker.Failed, errors.New("connection refused"))
+	b.conns[addr(0)].endpoint.SetState(picker.Ready, nil)
+	got := b.Status()
+	want := picker.Status{Policy: "round_robin", Synced: true, Instances: []picker.EndpointStatus{{
+		Addr: addr(0), Weight: 7, State: "ready", LastError: "connection refused", Since: got.Instances[0].Since,
+	}}}
+	if diff := cmp.Diff(got, want); diff != "" {
+		t.Errorf("status (-got +want):\n%s", diff)
+	}
+	b.Close()
+}
+
+// Membership, weights, policy and connections change under a load of calls: every call gets a live endpoint,
+// every endpoint closes once, and nothing is left.
+func TestChangesUnderLoad(t *testing.T) {
+	b := newBench(picker.WeightedRoundRobin)
+	var all []*conn
+	var allMu sync.Mutex
+	b.Pool = picker.NewPool("hello", picker.LeastRequest, func(e *picker.Endpoint) picker.Conn {
+		c := &conn{endpoint: e, closed: make(chan struct{})}
+		allMu.Lock()
+		all = append(all, c)
+		allMu.Unlock()
+		go e.SetState(picker.Ready, nil)
+		return c
+	}, metrics.New(prometheus.NewRegistry(), "test"), zap.NewNop())
+
+	stop := make(chan struct{})
+	var callers sync.WaitGroup
+	for range 4 {
+		callers.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				if e := b.Current().Pick(""); e != nil {
+					select {
+					case <-e.Conn().(*conn).closed:
+						t.Error("picked a closed endpoint")
+					default:
+					}
+					e.End(codes.OK)
+				}
+			}
+		})
+	}
+	for i := range 500 {
+		b.Update(weights(1, i%3, i%2*5, 4)) // drains and revives
+		b.Update(weights(make([]int, i%4)...))
+		b.SetPolicy([]string{picker.Random, picker.RoundRobin, picker.LeastRequest, picker.WeightedRoundRobin}[i%4])
+	}
+	close(stop)
+	callers.Wait()
+	b.Close()
+	for _, c := range all {
+		if c.closes != 1 {
+			t.Errorf("endpoint %s closed %d times, want once", c.endpoint.Addr(), c.closes)
+		}
+	}
+}

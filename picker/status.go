@@ -1,0 +1,65 @@
+package picker
+
+import (
+	"slices"
+	"strings"
+	"time"
+)
+
+// Status is a pool as people see it.
+type Status struct {
+	Policy    string           `json:"policy"`
+	Synced    bool             `json:"synced"`
+	Revision  int64            `json:"revision"`
+	Instances []EndpointStatus `json:"instances"`
+}
+
+// EndpointStatus is an endpoint as people see it. State is connecting, ready, failed, or, for one that has
+// left its service while calls run on it, draining.
+type EndpointStatus struct {
+	Addr           string    `json:"addr"`
+	Key            string    `json:"key,omitempty"`
+	Version        string    `json:"version"`
+	Weight         int       `json:"weight"`
+	CreateRevision int64     `json:"create_revision"`
+	ModRevision    int64     `json:"mod_revision"`
+	State          string    `json:"state"`
+	Since          time.Time `json:"since"`
+	InFlight       uint64    `json:"in_flight"`
+	Calls          uint64    `json:"calls"`
+	LastError      string    `json:"last_error,omitempty"`
+}
+
+// Status describes the pool and all its endpoints, sorted by address.
+func (p *Pool) Status() Status {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	s := Status{Policy: p.policyName, Synced: p.synced, Revision: p.revision, Instances: []EndpointStatus{}}
+	for _, e := range p.endpoints {
+		s.Instances = append(s.Instances, e.status())
+	}
+	slices.SortFunc(s.Instances, func(a, b EndpointStatus) int { return strings.Compare(a.Addr, b.Addr) })
+	return s
+}
+
+func (e *Endpoint) status() EndpointStatus {
+	s := EndpointStatus{
+		Addr:           e.addr,
+		Key:            e.instance.Key,
+		Version:        e.instance.Version,
+		Weight:         e.instance.Weight,
+		CreateRevision: e.instance.CreateRevision,
+		ModRevision:    e.instance.ModRevision,
+		State:          e.state.String(),
+		Since:          e.since,
+		InFlight:       e.inFlight(),
+		Calls:          e.calls.Load(),
+	}
+	if e.leaving {
+		s.State = "draining"
+	}
+	if e.lastErr != nil {
+		s.LastError = e.lastErr.Error()
+	}
+	return s
+}
