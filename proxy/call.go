@@ -1,0 +1,173 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"google.golang.org/grpc/codes"
+
+	"github.com/lbproxy/lbproxy/metrics"
+	"github.com/lbproxy/lbproxy/picker"
+)
+
+// Policy is what all calls have in common. Its methods may be called by many goroutines at once.
+type Policy struct {
+	router   router
+	services *Directory
+	metrics  *metrics.Metrics
+	nowhere  *metrics.Service // counts calls of which no registered service is known
+}
+
+// UnknownServiceLabel stands for the service in the metrics of calls whose service never had an instance: the
+// name is the caller's invention.
+const UnknownServiceLabel = "_unknown"
+
+// NewPolicy returns the policy over a set of services.
+func NewPolicy(services *Directory, m *metrics.Metrics) *Policy {
+	return &Policy{services: services, metrics: m, nowhere: m.Service(UnknownServiceLabel)}
+}
+
+// SetRoutes replaces the configured routes. They must be valid.
+func (p *Policy) SetRoutes(routes []Route) { p.router.routes.Store(&routes) }
+
+// A Call is one RPC on its way through the proxy, from Begin to exactly one of End, Fail and Cancel. It
+// belongs to one goroutine at a time, and to its engine, which may use it again for another call.
+type Call struct {
+	policy   *Policy
+	service  *service
+	metrics  *metrics.Service
+	version  string
+	start    time.Time
+	endpoint *picker.Endpoint
+}
+
+// Begin routes the call. The call must be ended even when it fails.
+func (p *Policy) Begin(c *Call, r *Request) *Error {
+	*c = Call{policy: p, metrics: p.nowhere, start: time.Now()}
+	name, version, err := p.router.route(r)
+	if err == nil {
+		c.service, err = p.services.enter(name)
+	}
+	if err == nil {
+		c.metrics = c.service.seriesOr(p.nowhere)
+		c.version = version
+		if version == "" {
+			c.version = c.service.config.Load().Version
+		}
+	}
+	c.metrics.CallStarted()
+	return err
+}
+
+// Service is the name of the service that the call is for; empty if Begin failed.
+func (c *Call) Service() string {
+	if c.service == nil {
+		return ""
+	}
+	return c.service.name
+}
+
+// Endpoint is what Pick chose.
+func (c *Call) Endpoint() *picker.Endpoint { return c.endpoint }
+
+// TryPick chooses the call's endpoint from those that are connected now. If there is none but one may come,
+// it returns a channel that is closed when it is worth trying again; how long in all is WaitTimeout's to say.
+func (c *Call) TryPick() (again <-chan struct{}, _ *Error) {
+	g := c.service.pool.Current()
+	if c.endpoint = g.Pick(c.version); c.endpoint != nil {
+		return nil, nil
+	}
+	switch {
+	case !g.Synced:
+		return g.Changed(), nil
+	case !g.Known:
+		return nil, errUnknownService(c.service.name)
+	}
+	if a := g.Available(c.version); a.Serving == 0 {
+		return nil, errNoInstances(c.service.name, c.version, a)
+	}
+	return g.Changed(), nil
+}
+
+// WaitTimeout is how long the call may wait for an endpoint.
+func (c *Call) WaitTimeout() time.Duration { return c.service.config.Load().WaitTimeout }
+
+// WaitedTooLong is how a call fails for which no endpoint came within WaitTimeout.
+func (c *Call) WaitedTooLong() *Error {
+	g, waited := c.service.pool.Current(), c.WaitTimeout()
+	if !g.Synced {
+		return errDiscoveryUnavailable(c.service.name, waited)
+	}
+	return errNoReadyEndpoint(c.service.name, g.Available(c.version), waited)
+}
+
+// Pick chooses the call's endpoint and waits for one to connect if it must. Ctx is the call's.
+func (c *Call) Pick(ctx context.Context) error {
+	again, err := c.TryPick()
+	if err != nil {
+		return err
+	}
+	if again == nil {
+		return nil
+	}
+	timeout := time.NewTimer(c.WaitTimeout())
+	defer timeout.Stop()
+	for {
+		select {
+		case <-again:
+		case <-timeout.C:
+			return c.WaitedTooLong()
+		case <-ctx.Done():
+			return c.Interrupted(ctx, "waiting for an instance")
+		}
+		if again, err = c.TryPick(); err != nil {
+			return err
+		}
+		if again == nil {
+			return nil
+		}
+	}
+}
+
+// Interrupted is the error of a call whose context is done: an *Error if that is the deadline's or the proxy's
+// doing, [context.Canceled] if it is the caller's.
+func (c *Call) Interrupted(ctx context.Context, doing string) error {
+	var own *Error
+	cause := context.Cause(ctx)
+	switch {
+	case errors.As(cause, &own):
+		return own
+	case errors.Is(cause, context.DeadlineExceeded):
+		return ErrDeadline(c.service.name, doing)
+	}
+	return context.Canceled
+}
+
+// Unpick gives the chosen endpoint back: it never got the call, and another may be picked.
+func (c *Call) Unpick() {
+	c.endpoint.Return()
+	c.endpoint = nil
+}
+
+// End ends the call with the backend's status.
+func (c *Call) End(code codes.Code) { c.end(code, metrics.FromBackend) }
+
+// Fail ends the call with a status of the proxy's own.
+func (c *Call) Fail(err *Error) {
+	c.policy.metrics.Error(string(err.Reason))
+	c.end(err.Code, metrics.FromProxy)
+}
+
+// Cancel ends a call that its caller has given up.
+func (c *Call) Cancel() { c.end(codes.Canceled, metrics.FromProxy) }
+
+func (c *Call) end(code codes.Code, origin metrics.Origin) {
+	if c.endpoint != nil {
+		c.endpoint.End(code)
+	}
+	c.metrics.CallEnded(code, origin, time.Since(c.start))
+	if c.service != nil {
+		c.service.leave()
+	}
+}

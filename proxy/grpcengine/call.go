@@ -1,0 +1,238 @@
+package grpcengine
+
+import (
+	"context"
+	"errors"
+	"io"
+	"strings"
+	"sync"
+	"sync/atomic"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/encoding"
+	_ "google.golang.org/grpc/encoding/gzip" // the one compression that crosses
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+
+	"github.com/lbproxy/lbproxy/proxy"
+)
+
+// maxPicks is how many endpoints are tried for a call that cannot be sent to the one picked.
+const maxPicks = 3
+
+// front is one listener's way into the policy.
+type front struct {
+	engine   *Engine
+	policy   *proxy.Policy
+	listener string
+	service  string // that the listener is bound to, if any
+}
+
+// relay is the interceptor through which every call goes, from its arrival to its end.
+func (f *front) relay(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
+	ctx, cancel := context.WithCancelCause(stream.Context())
+	defer cancel(nil)
+	defer context.AfterFunc(f.engine.forced, func() { cancel(context.Cause(f.engine.forced)) })()
+
+	md, _ := metadata.FromIncomingContext(ctx)
+	c := &call{metadata: md, authority: first(md[":authority"])}
+	c.ctx = context.WithValue(ctx, callKey{}, c)
+	c.caller = &callerStream{ServerStream: stream, ctx: c.ctx}
+	err := f.policy.Begin(&c.Call, &proxy.Request{
+		Listener:  f.listener,
+		Bound:     f.service,
+		Method:    info.FullMethod,
+		Authority: c.authority,
+		Service:   first(md[proxy.ServiceKey]),
+		Version:   first(md[proxy.VersionKey]),
+		Header:    md,
+	})
+	if err != nil {
+		return c.fail(err)
+	}
+	return c.finish(handler(srv, c.caller))
+}
+
+func first(values []string) string {
+	if len(values) == 0 {
+		return ""
+	}
+	return values[0]
+}
+
+// call is one call in this engine. It is the connection that the library opens the backend's stream on.
+type call struct {
+	proxy.Call
+	grpc.ClientConnInterface // only NewStream is ever called
+
+	// Immutable:
+	ctx       context.Context // the caller's, cancelled with a cause when the proxy itself ends the call
+	metadata  metadata.MD
+	authority string
+	caller    *callerStream
+
+	answer answer
+	// status is what the backend's stream ended with: io.EOF or a status.
+	status atomic.Pointer[error]
+}
+
+type callKey struct{}
+
+// direct is the library's director.
+func direct(ctx context.Context, _ string) (context.Context, grpc.ClientConnInterface, error) {
+	c := ctx.Value(callKey{}).(*call)
+	return metadata.NewOutgoingContext(ctx, c.forwarded()), c, nil
+}
+
+// forwarded is the metadata for the backend: the caller's, without what is meant for the proxy and what
+// grpc-go sets by itself.
+func (c *call) forwarded() metadata.MD {
+	md := make(metadata.MD, len(c.metadata))
+	for key, values := range c.metadata {
+		switch {
+		case strings.HasPrefix(key, ":"), strings.HasPrefix(key, proxy.MetadataPrefix):
+		case key == "content-type", key == "user-agent", key == "grpc-accept-encoding":
+		default:
+			md[key] = values
+		}
+	}
+	return md
+}
+
+// NewStream picks an endpoint and opens the call there; if that fails before anything was sent, at another.
+func (c *call) NewStream(ctx context.Context, desc *grpc.StreamDesc, method string, _ ...grpc.CallOption) (grpc.ClientStream, error) {
+	ctx = context.WithValue(ctx, answerKey{}, &c.answer)
+	for picks := 1; ; picks++ {
+		if err := c.Pick(ctx); err != nil {
+			return nil, err
+		}
+		endpoint := c.Endpoint()
+		stream, err := endpoint.Conn().(*conn).cc.NewStream(ctx, desc, method, c.options()...)
+		if err == nil {
+			return &backendStream{ClientStream: stream, call: c}, nil
+		}
+		c.Unpick()
+		if ctx.Err() != nil {
+			return nil, c.Interrupted(ctx, "opening the call at "+endpoint.Addr())
+		}
+		if picks == maxPicks || status.Code(err) != codes.Unavailable {
+			return nil, proxy.ErrBackendLost(c.Service(), endpoint.Addr(), err)
+		}
+	}
+}
+
+func (c *call) options() []grpc.CallOption {
+	options := []grpc.CallOption{grpc.CallAuthority(c.authority)}
+	if _, subtype, ok := strings.Cut(first(c.metadata["content-type"]), "application/grpc+"); ok {
+		options = append(options, grpc.CallContentSubtype(subtype))
+	}
+	if name := encodingOf(c.ctx); encoding.GetCompressor(name) != nil {
+		options = append(options, grpc.UseCompressor(name))
+	}
+	return options
+}
+
+// finish decides what the call came to, whatever the library made of it, and returns what the caller gets.
+func (c *call) finish(err error) error {
+	var own *proxy.Error
+	if errors.As(err, &own) {
+		return c.fail(own)
+	}
+	if ended := c.status.Load(); ended != nil && c.answer.complete.Load() {
+		return c.pass(*ended)
+	}
+	if c.ctx.Err() != nil {
+		err := c.Interrupted(c.ctx, "waiting for the answer")
+		if errors.As(err, &own) {
+			return c.fail(own)
+		}
+		c.Cancel()
+		return status.FromContextError(err).Err()
+	}
+	if ended := c.status.Load(); ended != nil {
+		return c.broken(*ended)
+	}
+	// The caller's stream failed and its context is about to say so.
+	c.Cancel()
+	return err
+}
+
+// pass ends the call with the backend's status.
+func (c *call) pass(ended error) error {
+	if ended == io.EOF {
+		ended = nil
+	}
+	c.End(status.Code(ended))
+	return ended
+}
+
+// broken ends a call whose stream ended without the backend's trailers. Where the backend reset the stream,
+// grpc-go has translated the reason; that is the backend's answer as much as a status.
+func (c *call) broken(cause error) error {
+	addr := c.Endpoint().Addr()
+	switch status.Code(cause) {
+	case codes.Unavailable:
+		return c.fail(proxy.ErrBackendLost(c.Service(), addr, cause))
+	case codes.Internal:
+		return c.fail(proxy.ErrBackendProtocol(c.Service(), addr, cause))
+	}
+	return c.pass(cause)
+}
+
+// fail ends the call with a status of the proxy's own.
+func (c *call) fail(err *proxy.Error) error {
+	c.Fail(err)
+	c.caller.SetTrailer(metadata.Pairs(proxy.ErrorTrailer, string(err.Reason)))
+	return status.Error(err.Code, err.Message)
+}
+
+// callerStream is the caller's side as the library sees it.
+type callerStream struct {
+	grpc.ServerStream
+	ctx context.Context
+}
+
+func (s *callerStream) Context() context.Context { return s.ctx }
+
+// SendHeader does nothing: the library calls it with the first message, and backendStream has done it when
+// the headers came.
+func (s *callerStream) SendHeader(metadata.MD) error { return nil }
+
+// backendStream is the backend's side as the library sees it.
+type backendStream struct {
+	grpc.ClientStream
+	call *call
+	once sync.Once
+}
+
+// RecvMsg passes the headers on before it waits for a message, and keeps what the stream ended with.
+func (s *backendStream) RecvMsg(m any) error {
+	var err error
+	s.once.Do(func() { err = s.relayHeader() })
+	if err == nil {
+		err = s.ClientStream.RecvMsg(m)
+	}
+	if err != nil {
+		s.call.status.CompareAndSwap(nil, &err)
+	}
+	return err
+}
+
+// relayHeader waits for the response headers and sends them to the caller. A response without any
+// (Trailers-Only) stays one.
+func (s *backendStream) relayHeader() error {
+	md, err := s.Header()
+	if err != nil || md == nil {
+		return err
+	}
+	c := s.call
+	// Left alone, grpc-go would answer in the encoding of the request. A caller that does not accept the
+	// backend's encoding gets the message as it is.
+	if grpc.SetSendCompressor(c.ctx, c.answer.encoding()) != nil {
+		if err := grpc.SetSendCompressor(c.ctx, encoding.Identity); err != nil {
+			return err
+		}
+	}
+	return c.caller.ServerStream.SendHeader(md)
+}

@@ -1,0 +1,118 @@
+package grpcengine
+
+import (
+	"context"
+	"errors"
+	"math"
+	"net"
+	"sync/atomic"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/connectivity"
+	"google.golang.org/grpc/credentials/insecure"
+
+	"github.com/lbproxy/lbproxy/picker"
+	"github.com/lbproxy/lbproxy/proxy"
+)
+
+// conn is the connection to an endpoint: one grpc.ClientConn, kept connected.
+type conn struct {
+	endpoint *picker.Endpoint
+	cc       *grpc.ClientConn
+	stop     context.CancelFunc
+	watched  chan struct{} // closed when watch has returned
+
+	dialErr atomic.Pointer[error] // of the last attempt; nil if TCP connected
+}
+
+var (
+	errLost      = errors.New("the connection has ended")
+	errHandshake = errors.New("TCP connects but HTTP/2 does not; check that a gRPC server without TLS listens there")
+)
+
+// Dial implements [proxy.Engine].
+func (e *Engine) Dial(ep *picker.Endpoint) picker.Conn {
+	c := &conn{endpoint: ep, watched: make(chan struct{})}
+	cc, err := grpc.NewClient("passthrough:///"+ep.Addr(),
+		grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithContextDialer(c.dial),
+		grpc.WithConnectParams(grpc.ConnectParams{
+			Backoff: backoff.Config{
+				BaseDelay: proxy.ConnectBackoffMin, MaxDelay: proxy.ConnectBackoffMax, Multiplier: 1.6, Jitter: 0.2,
+			},
+			MinConnectTimeout: proxy.ConnectTimeout,
+		}),
+		grpc.WithDefaultCallOptions(
+			grpc.ForceCodecV2(rawCodec{}),
+			grpc.MaxCallRecvMsgSize(math.MaxInt),
+			grpc.MaxCallSendMsgSize(math.MaxInt),
+		),
+		grpc.WithStatsHandler(answerFacts{}),
+		grpc.WithMaxHeaderListSize(maxHeaderListSize),
+		grpc.WithSharedWriteBuffer(true),
+		grpc.WithIdleTimeout(0),
+		grpc.WithDisableRetry(),
+		grpc.WithDisableServiceConfig(),
+		grpc.WithDisableHealthCheck(),
+		grpc.WithNoProxy(),
+	)
+	if err != nil {
+		panic(err) // the target and the options are the same for every address, and discovery has validated it
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	c.cc, c.stop = cc, stop
+	go c.watch(ctx) // ends by Close, which waits for it
+	return c
+}
+
+func (c *conn) dial(ctx context.Context, addr string) (net.Conn, error) {
+	n, err := proxy.BackendDialer().DialContext(ctx, "tcp", addr)
+	if err != nil {
+		c.dialErr.Store(&err)
+		return nil, err
+	}
+	c.dialErr.Store(nil)
+	return n, nil
+}
+
+// watch keeps the connection up and tells the endpoint how it stands.
+func (c *conn) watch(ctx context.Context) {
+	defer close(c.watched)
+	wasReady := false
+	for {
+		state := c.cc.GetState()
+		if wasReady && state != connectivity.Ready {
+			c.endpoint.SetState(picker.Connecting, errLost)
+		}
+		switch state {
+		case connectivity.Ready:
+			c.endpoint.SetState(picker.Ready, nil)
+		case connectivity.TransientFailure:
+			c.endpoint.SetState(picker.Failed, c.failure())
+		case connectivity.Idle:
+			c.cc.Connect()
+		}
+		wasReady = state == connectivity.Ready
+		if !c.cc.WaitForStateChange(ctx, state) {
+			return
+		}
+	}
+}
+
+func (c *conn) failure() error {
+	if err := c.dialErr.Load(); err != nil {
+		return *err
+	}
+	return errHandshake
+}
+
+// Reset implements [picker.Conn].
+func (c *conn) Reset() { c.cc.ResetConnectBackoff() }
+
+// Close implements [picker.Conn].
+func (c *conn) Close() {
+	c.stop()
+	<-c.watched
+	c.cc.Close()
+}

@@ -1,0 +1,34 @@
+// Package proxy decides the way of each call: which service it is for, which endpoint gets it, how long it
+// may wait for one, what status the proxy makes when it fails by itself, and what is counted.
+//
+// It is written once, above the engines, which only move bytes. For each call an engine does
+//
+//	p.Begin(&call, &request)      route: which service
+//	call.Pick(ctx)                pick: which endpoint, waiting a little for one to connect
+//	   ... relays the call through call.Endpoint(), or call.Unpick() and picks again ...
+//	call.End(code)                the backend's status, or
+//	call.Fail(err)                the proxy's own
+//
+// It leaves to others which instances exist (package discovery), whose turn it is (package picker), and
+// everything that happens on a connection (packages proxy/grpcengine and, later, proxy/relay).
+package proxy
+
+import (
+	"context"
+	"net"
+
+	"github.com/lbproxy/lbproxy/picker"
+)
+
+// An Engine accepts callers' connections and relays their calls, as a [Policy] decides.
+type Engine interface {
+	// Dial makes the connection to an endpoint; it is a [picker.Dial].
+	Dial(*picker.Endpoint) picker.Conn
+	// Serve accepts connections on l until Shutdown and relays their calls as p decides. If service is not
+	// empty, they are for that service. Serve returns nil after Shutdown, and otherwise what went wrong with
+	// l. It may be called for several listeners at once.
+	Serve(p *Policy, l net.Listener, service string) error
+	// Shutdown stops to accept, tells callers to go away (GOAWAY) and waits for running calls to end. Once ctx
+	// is done it fails those that still run, as draining. It returns when none is left.
+	Shutdown(ctx context.Context)
+}

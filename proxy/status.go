@@ -1,0 +1,116 @@
+package proxy
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"google.golang.org/grpc/codes"
+
+	"github.com/lbproxy/lbproxy/picker"
+)
+
+// ErrorTrailer is the trailer that marks a status as the proxy's own and carries its [Reason].
+const ErrorTrailer = "lbproxy-error"
+
+// Reason is why the proxy itself failed a call.
+type Reason string
+
+// The reasons.
+const (
+	NoRoute              Reason = "no_route"
+	UnknownService       Reason = "unknown_service"
+	DiscoveryUnavailable Reason = "discovery_unavailable"
+	NoInstances          Reason = "no_instances"
+	NoReadyEndpoint      Reason = "no_ready_endpoint"
+	BackendLost          Reason = "backend_lost"
+	BackendProtocol      Reason = "backend_protocol"
+	Limit                Reason = "limit"
+	Draining             Reason = "draining"
+	Deadline             Reason = "deadline"
+)
+
+// An Error is a status that the proxy itself makes. Every one is made in this file; a backend's own status
+// passes untouched.
+type Error struct {
+	Reason  Reason
+	Code    codes.Code
+	Message string // names the service, what was tried, and what helps
+}
+
+func (e *Error) Error() string { return fmt.Sprintf("%s (%s): %s", e.Reason, e.Code, e.Message) }
+
+func fail(reason Reason, code codes.Code, format string, args ...any) *Error {
+	return &Error{reason, code, "lbproxy: " + fmt.Sprintf(format, args...)}
+}
+
+func errNoRoute(r *Request) *Error {
+	return fail(NoRoute, codes.Unimplemented,
+		"no service for %s: the listener %s is bound to none, the call has no metadata %s, no route matches, and "+
+			":authority %q names none; set one of these",
+		r.Method, r.Listener, ServiceKey, r.Authority)
+}
+
+func errBadName(r *Request, name string, err error) *Error {
+	return fail(NoRoute, codes.Unimplemented, "no service for %s: %q, taken from the call, cannot be one: %v", r.Method, name, err)
+}
+
+func errUnknownService(service string) *Error {
+	return fail(UnknownService, codes.Unavailable,
+		"service %q is unknown: nothing has been registered under this name; check the name, and that an instance runs and registers",
+		service)
+}
+
+func errDiscoveryUnavailable(service string, waited time.Duration) *Error {
+	return fail(DiscoveryUnavailable, codes.Unavailable,
+		"service %q: the registry has not answered within %s, so its instances are not known yet; check that lbproxy reaches etcd (/readyz says more)",
+		service, waited)
+}
+
+func errNoInstances(service, version string, known picker.Availability) *Error {
+	of := ""
+	if version != "" {
+		of = fmt.Sprintf(" of version %q", version)
+	}
+	if known.Instances == 0 {
+		return fail(NoInstances, codes.Unavailable, "service %q has no instances%s: none is registered now; start one", service, of)
+	}
+	return fail(NoInstances, codes.Unavailable, "service %q takes no calls: all its instances%s (%d) are drained; give one a weight above 0",
+		service, of, known.Instances)
+}
+
+func errNoReadyEndpoint(service string, known picker.Availability, waited time.Duration) *Error {
+	var last strings.Builder
+	if known.LastError != "" {
+		fmt.Fprintf(&last, "; last error: %s", known.LastError)
+	}
+	return fail(NoReadyEndpoint, codes.Unavailable,
+		"service %q: could not connect to any of its %d instances within %s%s; check that they listen at the addresses they register",
+		service, known.Serving, waited, last.String())
+}
+
+// ErrBackendLost is for a call whose connection to the backend ended before the backend gave a status.
+func ErrBackendLost(service, addr string, cause error) *Error {
+	return fail(BackendLost, codes.Unavailable, "service %q: lost instance %s during the call: %v", service, addr, cause)
+}
+
+// ErrBackendProtocol is for a call that the backend answered with something that is not gRPC over HTTP/2.
+func ErrBackendProtocol(service, addr string, cause error) *Error {
+	return fail(BackendProtocol, codes.Internal, "service %q: instance %s broke the protocol: %v", service, addr, cause)
+}
+
+func errTooManyServices(service string, bound int) *Error {
+	return fail(Limit, codes.ResourceExhausted,
+		"service %q: %d services are watched on demand already; list it under services in the configuration, or raise discovery.max_on_demand",
+		service, bound)
+}
+
+// ErrDraining is for a call that could not end before the proxy did.
+func ErrDraining() *Error {
+	return fail(Draining, codes.Unavailable, "the proxy is shutting down; call again")
+}
+
+// ErrDeadline is for a call whose own deadline ran out inside the proxy.
+func ErrDeadline(service, doing string) *Error {
+	return fail(Deadline, codes.DeadlineExceeded, "service %q: the call's deadline ran out while %s", service, doing)
+}
