@@ -53,13 +53,6 @@ func (c *Config) validate(faults *strictyaml.Faults) {
 	v.oneOf("log.format", c.Log.Format, logFormats)
 }
 
-// check makes a fault of an error.
-func (v checks) check(at strictyaml.Path, err error) {
-	if err != nil {
-		v.Add(at, "%v", err)
-	}
-}
-
 func (v checks) oneOf(at strictyaml.Path, value string, known []string) {
 	if !slices.Contains(known, value) {
 		v.Add(at, "%q is unknown; use %s", value, strings.Join(known, ", "))
@@ -82,7 +75,7 @@ func (v checks) addresses(c *Config) {
 		at := strictyaml.Path("listeners").Index(i)
 		v.listen(at.Key("address"), l.Address, taken)
 		if l.Service != "" {
-			v.check(at.Key("service"), discovery.ValidateService(l.Service))
+			v.Check(at.Key("service"), discovery.ValidateService(l.Service))
 		}
 	}
 	v.http("admin.address", c.Admin.Address, taken)
@@ -169,7 +162,7 @@ func (v checks) etcd(at strictyaml.Path, e *Etcd) {
 		v.Add(at.Key("endpoints"), "there is none; name at least one, such as 127.0.0.1:2379")
 	}
 	for i, endpoint := range e.Endpoints {
-		v.check(at.Key("endpoints").Index(i), validateEndpoint(endpoint, e.TLS != nil))
+		v.Check(at.Key("endpoints").Index(i), validateEndpoint(endpoint, e.TLS != nil))
 	}
 	if e.Root != "" && (e.Root == "/" || e.Root != path.Clean(e.Root) || e.Root[0] != '/') {
 		v.Add(at.Key("root"), "%q is no prefix of keys; write it like /lbproxy, without a slash at the end, or leave it empty", e.Root)
@@ -214,9 +207,9 @@ func validateEndpoint(endpoint string, withTLS bool) error {
 }
 
 func (v checks) service(at strictyaml.Path, name string, s Service) {
-	v.check(at, discovery.ValidateService(name))
-	v.check(at.Key("policy"), picker.ValidatePolicy(s.Policy))
-	v.check(at.Key("version"), discovery.ValidateVersion(s.Version))
+	v.Check(at, discovery.ValidateService(name))
+	v.Check(at.Key("policy"), picker.ValidatePolicy(s.Policy))
+	v.Check(at.Key("version"), discovery.ValidateVersion(s.Version))
 	v.positive(at.Key("wait_timeout"), s.WaitTimeout)
 }
 
@@ -225,20 +218,20 @@ func (v checks) route(at strictyaml.Path, r Route) {
 		v.Add(at, "it has no condition; set method, authority or headers")
 	}
 	if r.Method != "" {
-		v.check(at.Key("method"), validateMethod(r.Method))
+		v.Check(at.Key("method"), validateMethod(r.Method))
 	}
 	if strings.ContainsAny(r.Authority, " /@") {
 		v.Add(at.Key("authority"), "%q is not a host; write it like greeter.internal", r.Authority)
 	}
 	for _, name := range slices.Sorted(maps.Keys(r.Headers)) {
-		v.check(at.Key("headers").Key(name), validateHeader(name, r.Headers[name]))
+		v.Check(at.Key("headers").Key(name), validateHeader(name, r.Headers[name]))
 	}
 	if r.Service == "" {
 		v.Add(at.Key("service"), "there is none; name the service that the route leads to")
 	} else {
-		v.check(at.Key("service"), discovery.ValidateService(r.Service))
+		v.Check(at.Key("service"), discovery.ValidateService(r.Service))
 	}
-	v.check(at.Key("version"), discovery.ValidateVersion(r.Version))
+	v.Check(at.Key("version"), discovery.ValidateVersion(r.Version))
 }
 
 // validateMethod wants a whole service or a method of it, because "/user" would take in "/user.Admin/" as well.

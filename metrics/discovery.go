@@ -27,6 +27,7 @@ type discoveryFamilies struct {
 	poisoned   prometheus.Counter
 	mismatched prometheus.Counter
 	diverged   prometheus.Counter
+	fileErrors prometheus.Counter
 }
 
 func newDiscoveryFamilies() discoveryFamilies {
@@ -51,11 +52,15 @@ func newDiscoveryFamilies() discoveryFamilies {
 			Name: "lbproxy_discovery_diverged_total",
 			Help: "Audits that found the watched state different from the registry; anything but 0 is a defect.",
 		}),
+		fileErrors: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "lbproxy_discovery_file_errors_total",
+			Help: "Times that the services file turned out to be missing or wrong; what it held before stays.",
+		}),
 	}
 }
 
 func (f *discoveryFamilies) register(reg prometheus.Registerer, w *watches) {
-	reg.MustRegister(f.instances, f.relists, f.poisoned, f.mismatched, f.diverged,
+	reg.MustRegister(f.instances, f.relists, f.poisoned, f.mismatched, f.diverged, f.fileErrors,
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "lbproxy_discovery_revision",
 			Help: "Newest registry revision the proxy knows to be reflected in its pools.",
@@ -66,6 +71,9 @@ func (f *discoveryFamilies) register(reg prometheus.Registerer, w *watches) {
 		}, w.staleness),
 	)
 }
+
+// DiscoveryFileFailed counts a services file that cannot be used.
+func (m *Metrics) DiscoveryFileFailed() { m.discoveryCounts.fileErrors.Inc() }
 
 // Watch is the handles of one service's discovery.
 type Watch struct {

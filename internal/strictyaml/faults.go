@@ -80,6 +80,13 @@ func (f *Faults) Add(at Path, format string, args ...any) {
 	f.add(f.line(at), at, format, args...)
 }
 
+// Check is Add for an error; nil is no fault.
+func (f *Faults) Check(at Path, err error) {
+	if err != nil {
+		f.Add(at, "%v", err)
+	}
+}
+
 func (f *Faults) add(line int, at Path, format string, args ...any) {
 	f.all = append(f.all, &Fault{File: f.file, Line: line, Path: at, Problem: fmt.Sprintf(format, args...)})
 }

@@ -42,7 +42,7 @@ func Decode(file string, data []byte, into any) *Faults {
 			}
 			line++
 		}
-		f.add(line, "", "the file is not in UTF-8; save it in that encoding")
+		f.lose(line, "", "the file is not in UTF-8; save it in that encoding")
 		return f
 	}
 	data = bytes.TrimPrefix(data, []byte("\ufeff"))                       // the parser would take it for a part of the first key
@@ -70,10 +70,10 @@ func Decode(file string, data []byte, into any) *Faults {
 func (f *Faults) addSyntax(err error) {
 	var at yaml.Error
 	if errors.As(err, &at) && at.GetToken() != nil {
-		f.add(at.GetToken().Position.Line, "", "not YAML: %s", at.GetMessage())
+		f.lose(at.GetToken().Position.Line, "", "not YAML: %s", at.GetMessage())
 		return
 	}
-	f.add(0, "", "not YAML: %v", err)
+	f.lose(0, "", "not YAML: %v", err)
 }
 
 func line(n ast.Node) int {
