@@ -59,15 +59,15 @@ func (e *Etcd) Run(ctx context.Context, service string, publish func(Snapshot)) 
 
 // Probe reports why etcd does not answer, with a read below the root that a majority of its members confirms.
 func (e *Etcd) Probe(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, e.client.requestTimeout())
-	defer cancel()
 	client, err := e.client.get(ctx)
 	if err == nil {
+		ctx, cancel := context.WithTimeout(ctx, e.client.requestTimeout())
+		defer cancel()
 		_, err = client.Get(ctx, e.client.root+"/")
 	}
 	if err != nil {
-		return fmt.Errorf("etcd at %s does not answer; check that its endpoints, TLS and user are configured as it"+
-			" is, and that most of its members run: %w", e.client.Endpoints(), err)
+		return fmt.Errorf("etcd at %s does not answer; check the endpoints, TLS and user, and that most members run: %w",
+			e.client.Endpoints(), err)
 	}
 	return nil
 }

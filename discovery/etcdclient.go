@@ -17,6 +17,9 @@ import (
 	"golang.org/x/sync/singleflight"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/connectivity"
+	"google.golang.org/grpc/status"
 )
 
 // EtcdConfig says how to reach etcd and where in it instances are registered.
@@ -42,6 +45,8 @@ const (
 	// grpc-go pings no more often than every 10 s; etcd allows every 5 s.
 	etcdKeepAliveTime    = 10 * time.Second
 	etcdKeepAliveTimeout = 3 * time.Second
+	reconnectFirst       = 100 * time.Millisecond
+	reconnectMax         = 2 * time.Second
 )
 
 // An EtcdClient is the process's one client of etcd. Making one does not need etcd to be there: the
@@ -80,14 +85,17 @@ func NewEtcdClient(cfg EtcdConfig, log *zap.Logger) (*EtcdClient, error) {
 	if c.DialTimeout == 0 {
 		c.DialTimeout = defaultDialTimeout
 	}
-	// By default gRPC comes to wait two minutes between attempts to connect: so long would etcd's return go
-	// unnoticed.
-	c.DialOptions = []grpc.DialOption{grpc.WithConnectParams(grpc.ConnectParams{
-		Backoff: backoff.Config{
-			BaseDelay: relistFirst, MaxDelay: relistMax, Multiplier: 2, Jitter: relistJitter,
-		},
-		MinConnectTimeout: c.DialTimeout,
-	})}
+	c.DialOptions = []grpc.DialOption{
+		// By default gRPC comes to wait two minutes between attempts to connect: so long would etcd's return go
+		// unnoticed.
+		grpc.WithConnectParams(grpc.ConnectParams{
+			Backoff: backoff.Config{
+				BaseDelay: reconnectFirst, MaxDelay: reconnectMax, Multiplier: 2, Jitter: 0.2,
+			},
+			MinConnectTimeout: c.DialTimeout,
+		}),
+		grpc.WithChainUnaryInterceptor(explain),
+	}
 	if cfg.Username != "" {
 		password, err := os.ReadFile(cfg.PasswordFile)
 		if err != nil {
@@ -104,6 +112,10 @@ func NewEtcdClient(cfg EtcdConfig, log *zap.Logger) (*EtcdClient, error) {
 			return nil, fmt.Errorf("etcd: tls: %w", err)
 		}
 		c.TLS = t
+		if t.ServerName != "" {
+			// The client has the endpoints' own host names verified unless gRPC is told, too.
+			c.DialOptions = append(c.DialOptions, grpc.WithAuthority(t.ServerName))
+		}
 	}
 	ctx, end := context.WithCancel(context.Background())
 	c.Context = ctx
@@ -116,6 +128,20 @@ func quiet(log *zap.Logger) *zap.Logger {
 	return log.WithOptions(zap.IncreaseLevel(zapcore.ErrorLevel), zap.WrapCore(func(c zapcore.Core) zapcore.Core {
 		return zapcore.NewSamplerWithOptions(c, time.Minute, 1, 0)
 	}))
+}
+
+// explain saves why there is no connection. A request waits for one until its time is up, and that is all that
+// the client would then tell.
+func explain(
+	ctx context.Context, method string, req, reply any, conn *grpc.ClientConn, next grpc.UnaryInvoker,
+	opts ...grpc.CallOption,
+) error {
+	err := next(ctx, method, req, reply, conn, opts...)
+	if s := status.Convert(err); s.Code() == codes.DeadlineExceeded && conn.GetState() != connectivity.Ready {
+		// Not a status, or the client would put the context's error in its place.
+		return fmt.Errorf("no connection: %s", strings.TrimPrefix(s.Message(), "latest balancer error: "))
+	}
+	return err
 }
 
 func (t *TLSConfig) load() (*tls.Config, error) {

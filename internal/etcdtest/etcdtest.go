@@ -5,15 +5,16 @@ import (
 	"testing"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.etcd.io/etcd/server/v3/embed"
 	"go.uber.org/zap"
 
 	"github.com/lbproxy/lbproxy/internal/embedetcd"
 )
 
-// Start starts an etcd of the test's own.
-func Start(t testing.TB) *embedetcd.Server {
+// Start starts an etcd of the test's own. Tune is as in [embedetcd.Start].
+func Start(t testing.TB, tune ...func(*embed.Config)) *embedetcd.Server {
 	t.Helper()
-	s, err := embedetcd.Start(t.TempDir())
+	s, err := embedetcd.Start(t.TempDir(), tune...)
 	if err != nil {
 		t.Fatal(err)
 	}
