@@ -81,7 +81,7 @@ type File struct {
 // Service is how calls of a service are balanced.
 type Service struct {
 	Policy      string        `yaml:"policy"`       // see [picker.ValidatePolicy]
-	Version     string        `yaml:"version"`      // only instances of this version; empty for all
+	Version     string        `yaml:"version"`      // of instances, for calls that name none themselves; empty for all
 	WaitTimeout time.Duration `yaml:"wait_timeout"` // how long a call may wait for a ready endpoint
 	_           struct{}      `yaml:"tls" reserved:"TLS to the backends is not built yet and this key is kept for it; remove it"`
 }
@@ -89,10 +89,10 @@ type Service struct {
 // Route leads calls that meet all its conditions to a service. It has one condition at least.
 type Route struct {
 	Method    string            `yaml:"method,omitempty"`    // prefix of the full method: "/pkg.Service/" or "/pkg.Service/Method"
-	Authority string            `yaml:"authority,omitempty"` // the host the caller dialled
+	Authority string            `yaml:"authority,omitempty"` // the host the caller dialled, without port
 	Headers   map[string]string `yaml:"headers,omitempty"`   // metadata that the call must carry with these values
 	Service   string            `yaml:"service"`
-	Version   string            `yaml:"version,omitempty"` // only instances of this version; empty for the service's own setting
+	Version   string            `yaml:"version,omitempty"` // of instances, for calls that name none themselves; empty for the service's
 }
 
 // Log is how the proxy logs.
@@ -129,17 +129,11 @@ func (e *Etcd) SetDefaults() {
 }
 
 // SetDefaults makes s what it is where nothing else is configured.
-func (s *Service) SetDefaults() {
-	*s = Service{Policy: picker.WeightedRoundRobin, WaitTimeout: time.Second}
-}
+func (s *Service) SetDefaults() { *s = DefaultService() }
 
-// Service returns the settings of a service: the configured ones, or else the defaults.
-func (c *Config) Service(name string) Service {
-	s, ok := c.Services[name]
-	if !ok {
-		s.SetDefaults()
-	}
-	return s
+// DefaultService returns the settings of services that are not listed.
+func DefaultService() Service {
+	return Service{Policy: picker.WeightedRoundRobin, WaitTimeout: time.Second}
 }
 
 // Load reads and checks the configuration in the file at path. The error holds everything that is wrong with

@@ -156,18 +156,6 @@ func TestLoadOfAMissingFileNamesIt(t *testing.T) {
 	}
 }
 
-func TestServiceSettings(t *testing.T) {
-	c := parse(t, "services: {hello: {policy: random}}")
-	for name, want := range map[string]configs.Service{
-		"hello": {Policy: "random", WaitTimeout: time.Second},
-		"other": {Policy: "weighted_round_robin", WaitTimeout: time.Second},
-	} {
-		if diff := cmp.Diff(want, c.Service(name)); diff != "" {
-			t.Errorf("%s: -want +got:\n%s", name, diff)
-		}
-	}
-}
-
 func TestDiscoveryConfig(t *testing.T) {
 	want := discovery.EtcdConfig{
 		Endpoints: []string{"10.0.0.1:2379", "https://etcd.internal:2379"}, Root: "/lbproxy/prod",

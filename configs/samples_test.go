@@ -1,15 +1,25 @@
 package configs_test
 
 import (
+	"bufio"
+	"errors"
+	"io"
+	"net"
 	"os"
 	"reflect"
 	"regexp"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/goccy/go-yaml"
 	"github.com/google/go-cmp/cmp"
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/lbproxy/lbproxy/configs"
+	"github.com/lbproxy/lbproxy/metrics"
 )
 
 func read(t *testing.T, path string) string {
@@ -81,4 +91,239 @@ func TestSampleExamples(t *testing.T) {
 	if found < 6 {
 		t.Errorf("%d examples found, want 6 at least", found)
 	}
+}
+
+// object is what the tests look at in an object of Kubernetes.
+type object struct {
+	Kind string            `yaml:"kind"`
+	Data map[string]string `yaml:"data"`
+	Spec struct {
+		Template struct {
+			Metadata struct {
+				Annotations map[string]string `yaml:"annotations"`
+			} `yaml:"metadata"`
+			Spec pod `yaml:"spec"`
+		} `yaml:"template"`
+	} `yaml:"spec"`
+}
+
+type pod struct {
+	TerminationGracePeriodSeconds int `yaml:"terminationGracePeriodSeconds"`
+	SecurityContext               struct {
+		RunAsNonRoot bool `yaml:"runAsNonRoot"`
+	} `yaml:"securityContext"`
+	Containers []struct {
+		Args            []string `yaml:"args"`
+		Ports           []port   `yaml:"ports"`
+		LivenessProbe   probe    `yaml:"livenessProbe"`
+		ReadinessProbe  probe    `yaml:"readinessProbe"`
+		SecurityContext struct {
+			ReadOnlyRootFilesystem bool `yaml:"readOnlyRootFilesystem"`
+		} `yaml:"securityContext"`
+		VolumeMounts []struct {
+			MountPath string `yaml:"mountPath"`
+		} `yaml:"volumeMounts"`
+	} `yaml:"containers"`
+}
+
+type port struct {
+	Name          string `yaml:"name"`
+	ContainerPort int    `yaml:"containerPort"`
+	HostPort      int    `yaml:"hostPort"`
+}
+
+type probe struct {
+	HTTPGet struct {
+		Path string `yaml:"path"`
+		Port string `yaml:"port"`
+	} `yaml:"httpGet"`
+}
+
+func readDaemonset(t *testing.T) (objects map[string]object, c *configs.Config) {
+	t.Helper()
+	objects = map[string]object{}
+	for d := yaml.NewDecoder(strings.NewReader(read(t, "kubernetes/daemonset.yaml"))); ; {
+		var o object
+		err := d.Decode(&o)
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		objects[o.Kind] = o
+	}
+	for _, kind := range []string{"Namespace", "ServiceAccount", "ConfigMap", "DaemonSet"} {
+		if _, ok := objects[kind]; !ok {
+			t.Fatalf("there is no %s", kind)
+		}
+	}
+	c, err := configs.Parse("lbproxy.yaml in the ConfigMap", []byte(objects["ConfigMap"].Data["lbproxy.yaml"]))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return objects, c
+}
+
+func portOf(t *testing.T, address string) int {
+	t.Helper()
+	_, port, err := net.SplitHostPort(address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n, err := strconv.Atoi(port)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+func TestDaemonset(t *testing.T) {
+	objects, c := readDaemonset(t)
+	template := objects["DaemonSet"].Spec.Template
+	container := template.Spec.Containers[0]
+
+	calls, probes := portOf(t, c.Listeners[0].Address), portOf(t, c.Metrics.Address)
+	want := []port{{"grpc", calls, calls}, {"metrics", probes, 0}}
+	if diff := cmp.Diff(want, container.Ports); diff != "" {
+		t.Errorf("ports, -configured +declared:\n%s", diff)
+	}
+	if got := template.Metadata.Annotations["prometheus.io/port"]; got != strconv.Itoa(probes) {
+		t.Errorf("port to scrape = %s, want %d", got, probes)
+	}
+	for path, got := range map[string]probe{"/healthz": container.LivenessProbe, "/readyz": container.ReadinessProbe} {
+		if got.HTTPGet.Path != path || got.HTTPGet.Port != "metrics" {
+			t.Errorf("probe = %+v, want %s on port metrics", got.HTTPGet, path)
+		}
+	}
+	if host, _, _ := net.SplitHostPort(c.Admin.Address); !net.ParseIP(host).IsLoopback() {
+		t.Errorf("admin address %s is not loopback", c.Admin.Address)
+	}
+	if grace := time.Duration(template.Spec.TerminationGracePeriodSeconds) * time.Second; grace <= c.DrainTimeout {
+		t.Errorf("grace period %s is no longer than drain_timeout %s", grace, c.DrainTimeout)
+	}
+	if !template.Spec.SecurityContext.RunAsNonRoot || !container.SecurityContext.ReadOnlyRootFilesystem {
+		t.Error("the container may run as root or write to its root file system")
+	}
+	configDir := container.VolumeMounts[0].MountPath
+	if diff := cmp.Diff([]string{"serve", "--config", configDir + "/lbproxy.yaml"}, container.Args); diff != "" {
+		t.Errorf("args: -want +got:\n%s", diff)
+	}
+}
+
+func TestSystemdUnit(t *testing.T) {
+	unit := map[string][]string{}
+	for lines := bufio.NewScanner(strings.NewReader(read(t, "lbproxy.service"))); lines.Scan(); {
+		line := lines.Text()
+		if line == "" || strings.HasPrefix(line, "#") || strings.HasPrefix(line, "[") {
+			continue
+		}
+		key, value, ok := strings.Cut(line, "=")
+		if !ok {
+			t.Fatalf("%q is no setting", line)
+		}
+		unit[key] = append(unit[key], value)
+	}
+	stop, err := time.ParseDuration(unit["TimeoutStopSec"][0])
+	if err != nil || stop <= configs.Default().DrainTimeout {
+		t.Errorf("TimeoutStopSec = %s (%v), want more than drain_timeout, %s", stop, err, configs.Default().DrainTimeout)
+	}
+	want := "/usr/local/bin/lbproxy serve --config /etc/lbproxy/lbproxy.yaml"
+	if diff := cmp.Diff([]string{want}, unit["ExecStart"]); diff != "" {
+		t.Errorf("ExecStart: -want +got:\n%s", diff)
+	}
+}
+
+func TestPrometheusScrapesWhatTheSamplesServe(t *testing.T) {
+	var sample struct {
+		RuleFiles     []string `yaml:"rule_files"`
+		ScrapeConfigs []struct {
+			JobName       string `yaml:"job_name"`
+			StaticConfigs []struct {
+				Targets []string `yaml:"targets"`
+			} `yaml:"static_configs"`
+		} `yaml:"scrape_configs"`
+	}
+	if err := yaml.Unmarshal([]byte(read(t, "prometheus.yaml")), &sample); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]string{"alerts.yaml"}, sample.RuleFiles); diff != "" {
+		t.Errorf("rule files: -want +got:\n%s", diff)
+	}
+	_, c := readDaemonset(t)
+	for _, target := range sample.ScrapeConfigs[0].StaticConfigs[0].Targets {
+		if got, want := portOf(t, target), portOf(t, c.Metrics.Address); got != want {
+			t.Errorf("%s is scraped at port %d, other samples serve metrics at %d", target, got, want)
+		}
+	}
+}
+
+func TestAlertsUseSeriesThatExist(t *testing.T) {
+	var sample struct {
+		Groups []struct {
+			Rules []struct {
+				Alert       string            `yaml:"alert"`
+				Expr        string            `yaml:"expr"`
+				Labels      map[string]string `yaml:"labels"`
+				Annotations map[string]string `yaml:"annotations"`
+			} `yaml:"rules"`
+		} `yaml:"groups"`
+	}
+	if err := yaml.Unmarshal([]byte(read(t, "alerts.yaml")), &sample); err != nil {
+		t.Fatal(err)
+	}
+	known := families(t)
+	used := map[string]bool{}
+	for _, rule := range sample.Groups[0].Rules {
+		for _, name := range regexp.MustCompile(`\blbproxy_\w+`).FindAllString(rule.Expr, -1) {
+			used[name] = true
+			if !slices.Contains(known, name) {
+				t.Errorf("%s: there is no series %s", rule.Alert, name)
+			}
+		}
+		if rule.Labels["severity"] == "" || rule.Annotations["summary"] == "" || rule.Annotations["description"] == "" {
+			t.Errorf("%s lacks its severity, summary or description", rule.Alert)
+		}
+	}
+	for _, name := range []string{
+		"lbproxy_discovery_staleness_seconds", "lbproxy_endpoint_ready", "lbproxy_discovery_poisoned_total", "lbproxy_errors_total",
+	} {
+		if !used[name] {
+			t.Errorf("no alert watches %s", name)
+		}
+	}
+}
+
+// families returns the names of all series that package metrics registers.
+func families(t *testing.T) []string {
+	t.Helper()
+	r := &described{Registerer: prometheus.NewRegistry()}
+	metrics.New(r, "test")
+	if len(r.names) == 0 {
+		t.Fatal("no series found")
+	}
+	return r.names
+}
+
+// described is a registry that notes the names of what is registered, which may have no series yet.
+type described struct {
+	prometheus.Registerer
+	names []string
+}
+
+func (d *described) MustRegister(collectors ...prometheus.Collector) {
+	name := regexp.MustCompile(`fqName: "(\w+)"`)
+	for _, c := range collectors {
+		descs := make(chan *prometheus.Desc)
+		go func() {
+			defer close(descs)
+			c.Describe(descs)
+		}()
+		for desc := range descs {
+			if m := name.FindStringSubmatch(desc.String()); m != nil {
+				d.names = append(d.names, m[1])
+			}
+		}
+	}
+	d.Registerer.MustRegister(collectors...)
 }

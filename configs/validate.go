@@ -60,8 +60,8 @@ func (v checks) oneOf(at strictyaml.Path, value string, known []string) {
 }
 
 func (v checks) positive(at strictyaml.Path, d time.Duration) {
-	if d <= 0 {
-		v.Add(at, "%v is not a positive time; write one such as 5s", d)
+	if d < time.Millisecond {
+		v.Add(at, "%v is too short; write a time such as 500ms or 5s, at least 1ms", d)
 	}
 }
 
@@ -222,6 +222,8 @@ func (v checks) route(at strictyaml.Path, r Route) {
 	}
 	if strings.ContainsAny(r.Authority, " /@") {
 		v.Add(at.Key("authority"), "%q is not a host; write it like greeter.internal", r.Authority)
+	} else if _, port, err := net.SplitHostPort(r.Authority); err == nil {
+		v.Add(at.Key("authority"), "%q has a port, and hosts are compared without theirs; remove :%s", r.Authority, port)
 	}
 	for _, name := range slices.Sorted(maps.Keys(r.Headers)) {
 		v.Check(at.Key("headers").Key(name), validateHeader(name, r.Headers[name]))

@@ -21,6 +21,12 @@ var durationBuckets = []float64{
 	0.5, 0.65, 0.8, 1, 2, 5, 10, 20, 50, 100,
 }
 
+// What may come of an attempt to reload the configuration.
+const (
+	reloadApplied  = "applied"
+	reloadRejected = "rejected"
+)
+
 // Metrics is all families. Its methods may be called from many goroutines.
 type Metrics struct {
 	calls           *prometheus.CounterVec
@@ -92,6 +98,9 @@ func New(reg prometheus.Registerer, version string) *Metrics {
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 	)
 	m.discoveryCounts.register(reg, &m.watches)
+	// From 0 on, because a series that begins at 1 shows no increase, and alerts would miss the first rejection.
+	m.configReloads.WithLabelValues(reloadApplied)
+	m.configReloads.WithLabelValues(reloadRejected)
 	return m
 }
 
@@ -100,9 +109,9 @@ func (m *Metrics) Error(reason string) { m.errors.WithLabelValues(reason).Inc() 
 
 // ConfigReloaded counts an attempt to reload the configuration.
 func (m *Metrics) ConfigReloaded(err error) {
-	result := "applied"
+	result := reloadApplied
 	if err != nil {
-		result = "rejected"
+		result = reloadRejected
 	}
 	m.configReloads.WithLabelValues(result).Inc()
 }
