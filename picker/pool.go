@@ -21,7 +21,6 @@ type Pool struct {
 	log     *zap.Logger
 
 	current atomic.Pointer[Generation]
-	queued  atomic.Int64   // changes that have not been applied
 	open    sync.WaitGroup // endpoints that have not closed
 
 	mu         sync.Mutex // protects, and the endpoints' state:
@@ -29,7 +28,7 @@ type Pool struct {
 	policy     policy
 	synced     bool // a snapshot has come
 	known      bool // an instance has been registered at some time
-	outdated   bool // the current generation does not show the last change yet
+	scheduled  bool // the next generation will be made in a moment
 	revision   int64
 	order      []*Endpoint          // members, sorted by address
 	endpoints  map[string]*Endpoint // members and those still leaving, by address
@@ -150,18 +149,38 @@ func (p *Pool) Close() {
 	p.open.Wait()
 }
 
-// change applies a change to the state that mu protects and, if apply says that picks depend on it, makes the
-// next generation. Of changes that queue up, only the last makes it: ten thousand endpoints that get ready at
-// once are a handful of generations.
+// change applies a change to the state that mu protects. If apply says that picks depend on it, the next
+// generation follows: at once, or in a large pool a little later, together with what else changes meanwhile.
 func (p *Pool) change(apply func() bool) {
-	p.queued.Add(1)
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.outdated = apply() || p.outdated
-	if p.queued.Add(-1) > 0 || !p.outdated {
+	if !apply() || p.scheduled {
 		return
 	}
-	p.outdated = false
+	if pause := generationPause * time.Duration(len(p.order)/generationStep); pause > 0 {
+		p.scheduled = true
+		time.AfterFunc(pause, p.catchUp)
+		return
+	}
+	p.generate()
+}
+
+// A generation costs time in proportion to its endpoints. Ten thousand that get ready one after the other must
+// not make ten thousand generations of ten thousand each.
+const (
+	generationStep  = 1000
+	generationPause = time.Millisecond // for every generationStep endpoints
+)
+
+func (p *Pool) catchUp() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.scheduled = false
+	p.generate()
+}
+
+// generate makes the next generation and wakes the calls that wait for it.
+func (p *Pool) generate() {
 	old := p.current.Load()
 	p.current.Store(p.generation(old))
 	close(old.changed)

@@ -3,8 +3,11 @@ package picker_test
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/client_golang/prometheus"
@@ -75,6 +78,9 @@ func ready(policy string, s discovery.Snapshot) *bench {
 	b := newBench(policy)
 	b.Update(s)
 	b.connect()
+	for g := b.Current(); g.Available("").Ready < g.Available("").Serving; g = b.Current() {
+		<-g.Changed()
+	}
 	return b
 }
 
@@ -265,6 +271,26 @@ func TestStatusTellsTheLastError(t *testing.T) {
 		t.Errorf("status (-got +want):\n%s", diff)
 	}
 	b.Close()
+}
+
+func TestALargePoolMakesFewGenerations(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const n = 5000
+		b := newBench(picker.RoundRobin)
+		b.Update(weights(slices.Repeat([]int{1}, n)...))
+		time.Sleep(time.Second) // simulated, as all of it
+		first := b.Current()
+		b.connect()
+		if b.Current() != first {
+			t.Error("a generation was made while endpoints were getting ready")
+		}
+		<-first.Changed()
+		if got := b.Current().Available("").Ready; got != n {
+			t.Errorf("the next generation has %d ready endpoints, want %d", got, n)
+		}
+		b.Close()
+		time.Sleep(time.Second)
+	})
 }
 
 // Membership, weights, policy and connections change under a load of calls: every call gets a live endpoint,
