@@ -1,0 +1,193 @@
+// Package app puts lbproxy together: the source, the services, the engine, the listeners and the admin API,
+// in the order in which they start and stop. It decides nothing else.
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/zap"
+
+	"github.com/lbproxy/lbproxy/admin"
+	"github.com/lbproxy/lbproxy/configs"
+	"github.com/lbproxy/lbproxy/metrics"
+	"github.com/lbproxy/lbproxy/proxy"
+	"github.com/lbproxy/lbproxy/proxy/grpcengine"
+)
+
+// App is one lbproxy. New opens its listeners, Run serves on them until its context is done.
+type App struct {
+	// Immutable:
+	log      *zap.Logger
+	level    zap.AtomicLevel
+	registry *prometheus.Registry
+	metrics  *metrics.Metrics
+	source   source
+	engine   proxy.Engine
+	services *proxy.Directory
+	policy   *proxy.Policy
+
+	listeners []listener
+	admin     net.Listener
+	scrape    net.Listener // nil unless metrics.address is set
+
+	config atomic.Pointer[configs.Config]
+	unmet    atomic.Pointer[error] // why the registry has not answered yet; nil once it has
+	draining atomic.Bool
+	reload   sync.Mutex // held by Reload
+}
+
+type listener struct {
+	net.Listener
+	service string
+}
+
+// New opens everything that cfg names, and fails if it cannot. Etcd need not be there. If New succeeds, Run
+// must be called.
+func New(cfg *configs.Config, version string, log *zap.Logger, level zap.AtomicLevel) (*App, error) {
+	a := &App{log: log, level: level, registry: prometheus.NewRegistry()}
+	a.config.Store(cfg)
+	a.unmet.Store(new(errors.New("starting")))
+	a.metrics = metrics.New(a.registry, version)
+	if err := a.listen(cfg); err != nil {
+		a.closeListeners()
+		return nil, err
+	}
+	source, err := newSource(cfg, a.metrics, log)
+	if err != nil {
+		a.closeListeners()
+		return nil, err
+	}
+	a.source = source
+	a.engine = grpcengine.New()
+	a.services = proxy.NewDirectory(proxy.DirectoryConfig{
+		Source:      source,
+		Dial:        a.engine.Dial,
+		IdleRelease: cfg.Discovery.IdleRelease,
+		MaxOnDemand: cfg.Discovery.MaxOnDemand,
+		Default:     serviceConfig(configs.DefaultService()),
+		Metrics:     a.metrics,
+		Log:         log,
+	})
+	a.policy = proxy.NewPolicy(a.services, a.metrics)
+	a.apply(cfg)
+	return a, nil
+}
+
+func (a *App) listen(cfg *configs.Config) (err error) {
+	for i, l := range cfg.Listeners {
+		opened, err := proxy.Listen(l.Address)
+		if err != nil {
+			return fmt.Errorf("listeners[%d].address: %w", i, err)
+		}
+		a.listeners = append(a.listeners, listener{opened, l.Service})
+	}
+	if a.admin, err = net.Listen("tcp", cfg.Admin.Address); err != nil {
+		return fmt.Errorf("admin.address: %w", err)
+	}
+	if cfg.Metrics.Address == "" {
+		return nil
+	}
+	if a.scrape, err = net.Listen("tcp", cfg.Metrics.Address); err != nil {
+		return fmt.Errorf("metrics.address: %w", err)
+	}
+	return nil
+}
+
+func (a *App) closeListeners() {
+	for _, l := range a.listeners {
+		l.Close()
+	}
+	for _, l := range []net.Listener{a.admin, a.scrape} {
+		if l != nil {
+			l.Close()
+		}
+	}
+}
+
+// Addrs are the addresses that calls are accepted at, in the order of the configuration.
+func (a *App) Addrs() []string {
+	var addrs []string
+	for _, l := range a.listeners {
+		addrs = append(addrs, l.Addr().String())
+	}
+	return addrs
+}
+
+// AdminAddr is the address of the admin API.
+func (a *App) AdminAddr() string { return a.admin.Addr().String() }
+
+// Run serves until ctx is done, then lets running calls end for as long as drain_timeout allows, and returns
+// nil; or it returns what ended the serving early.
+func (a *App) Run(ctx context.Context) error {
+	ctx, fail := context.WithCancelCause(ctx)
+	defer fail(nil)
+	var serving sync.WaitGroup
+	serveHTTP := func(l net.Listener, h http.Handler) *http.Server {
+		s := &http.Server{Handler: h, ReadHeaderTimeout: 5 * time.Second, ErrorLog: zap.NewStdLog(a.log)}
+		serving.Go(func() {
+			if err := s.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+				fail(&serveError{l, err})
+			}
+		})
+		return s
+	}
+	state := admin.State{Ready: a.Ready, Services: a.services, Config: a.redactedConfig, Metrics: a.registry}
+	web := []*http.Server{serveHTTP(a.admin, admin.Handler(state))}
+	if a.scrape != nil {
+		web = append(web, serveHTTP(a.scrape, admin.PublicHandler(state)))
+	}
+	for _, l := range a.listeners {
+		serving.Go(func() {
+			if err := a.engine.Serve(a.policy, l, l.service); err != nil {
+				fail(&serveError{l, err})
+			}
+		})
+		a.log.Info("listening for calls", zap.Stringer("address", l.Addr()), zap.String("service", l.service))
+	}
+	a.log.Info("listening for admin", zap.Stringer("address", a.admin.Addr()))
+	serving.Go(func() { a.awaitSource(ctx) })
+
+	<-ctx.Done()
+	a.drain()
+	for _, s := range web {
+		s.Close()
+	}
+	serving.Wait()
+
+	var failed *serveError
+	if errors.As(context.Cause(ctx), &failed) {
+		return failed
+	}
+	return nil
+}
+
+// serveError is why a listener stopped to accept.
+type serveError struct {
+	l   net.Listener
+	err error
+}
+
+func (e *serveError) Error() string { return fmt.Sprintf("serving on %s: %v", e.l.Addr(), e.err) }
+func (e *serveError) Unwrap() error { return e.err }
+
+// drain is the one order of shutdown: not ready, accept no more, GOAWAY, running calls end, all closes.
+func (a *App) drain() {
+	timeout := a.config.Load().DrainTimeout
+	a.draining.Store(true)
+	a.log.Info("draining", zap.Duration("timeout", timeout))
+	start := time.Now()
+	ctx, cancel := context.WithTimeout(context.Background(), timeout)
+	defer cancel()
+	a.engine.Shutdown(ctx)
+	a.services.Close()
+	a.source.Close()
+	a.log.Info("drained", zap.Duration("took", time.Since(start)))
+}
