@@ -3,9 +3,13 @@ package configs_test
 import (
 	"bufio"
 	"errors"
+	"go/ast"
+	"go/parser"
+	"go/token"
 	"io"
 	"net"
 	"os"
+	"path/filepath"
 	"reflect"
 	"regexp"
 	"slices"
@@ -209,6 +213,7 @@ func TestDaemonset(t *testing.T) {
 	if diff := cmp.Diff([]string{"serve", "--config", configDir + "/lbproxy.yaml"}, container.Args); diff != "" {
 		t.Errorf("args: -want +got:\n%s", diff)
 	}
+	checkArgs(t, container.Args)
 }
 
 func TestSystemdUnit(t *testing.T) {
@@ -228,10 +233,47 @@ func TestSystemdUnit(t *testing.T) {
 	if err != nil || stop <= configs.Default().DrainTimeout {
 		t.Errorf("TimeoutStopSec = %s (%v), want more than drain_timeout, %s", stop, err, configs.Default().DrainTimeout)
 	}
-	want := "/usr/local/bin/lbproxy serve --config /etc/lbproxy/lbproxy.yaml"
-	if diff := cmp.Diff([]string{want}, unit["ExecStart"]); diff != "" {
-		t.Errorf("ExecStart: -want +got:\n%s", diff)
+	for _, command := range append(unit["ExecStart"], unit["ExecReload"]...) {
+		if args := strings.Fields(command); filepath.Base(args[0]) == "lbproxy" {
+			checkArgs(t, args[1:])
+		}
 	}
+}
+
+// checkArgs checks that the binary knows the commands and flags among args.
+func checkArgs(t *testing.T, args []string) {
+	t.Helper()
+	known := wordsOf(t, "../cmd/lbproxy")
+	for _, arg := range args {
+		if word := strings.TrimPrefix(arg, "--"); !strings.HasPrefix(arg, "/") && !known[word] {
+			t.Errorf("%s: the binary knows no %s", strings.Join(args, " "), arg)
+		}
+	}
+}
+
+// wordsOf returns the first words of all texts in the Go files of dir: names of commands and flags are there.
+func wordsOf(t *testing.T, dir string) map[string]bool {
+	t.Helper()
+	files, err := filepath.Glob(filepath.Join(dir, "*.go"))
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no Go files in %s: %v", dir, err)
+	}
+	words := map[string]bool{}
+	for _, file := range files {
+		parsed, err := parser.ParseFile(token.NewFileSet(), file, nil, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ast.Inspect(parsed, func(n ast.Node) bool {
+			if lit, ok := n.(*ast.BasicLit); ok && lit.Kind == token.STRING {
+				text, _ := strconv.Unquote(lit.Value)
+				word, _, _ := strings.Cut(text, " ")
+				words[word] = true
+			}
+			return true
+		})
+	}
+	return words
 }
 
 func TestPrometheusScrapesWhatTheSamplesServe(t *testing.T) {
