@@ -166,6 +166,10 @@ func (d *Directory) release(s *service) {
 // Close ends all watches, and the connections of all endpoints once their last call has ended. It waits.
 func (d *Directory) Close() {
 	d.mu.Lock()
+	if d.closed {
+		d.mu.Unlock()
+		return
+	}
 	d.closed = true
 	d.configured = nil
 	for _, s := range *d.services.Load() {

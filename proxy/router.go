@@ -1,8 +1,6 @@
 package proxy
 
 import (
-	"net"
-	"net/netip"
 	"strings"
 	"sync/atomic"
 
@@ -70,7 +68,6 @@ type router struct{ routes atomic.Pointer[[]Route] }
 
 // route returns the service, and the version if the call is limited to one.
 func (r *router) route(req *Request) (service, version string, _ *Error) {
-	host := hostOf(req.Authority)
 	switch {
 	case req.Bound != "":
 		return req.Bound, req.Version, nil
@@ -80,6 +77,7 @@ func (r *router) route(req *Request) (service, version string, _ *Error) {
 		}
 		return req.Service, req.Version, nil
 	}
+	host := hostOf(req.Authority)
 	if routes := r.routes.Load(); routes != nil {
 		for i := range *routes {
 			if route := &(*routes)[i]; route.matches(req, host) {
@@ -99,19 +97,29 @@ func (r *router) route(req *Request) (service, version string, _ *Error) {
 	return host, req.Version, nil
 }
 
-// hostOf cuts the port off an authority.
+// hostOf cuts the port off an authority, and the brackets off an IPv6 address.
 func hostOf(authority string) string {
-	if host, _, err := net.SplitHostPort(authority); err == nil {
+	if rest, ok := strings.CutPrefix(authority, "["); ok {
+		host, _, _ := strings.Cut(rest, "]")
+		return host
+	}
+	if strings.Count(authority, ":") == 1 {
+		host, _, _ := strings.Cut(authority, ":")
 		return host
 	}
 	return authority
 }
 
-// namesService tells a service's name from an address that merely says where the proxy listens.
+// namesService tells a service's name from an address that merely says where the proxy listens. It does not
+// parse addresses, because the error for a name that is none would be garbage of every call.
 func namesService(host string) bool {
-	if host == "" || strings.EqualFold(host, "localhost") {
+	switch {
+	case host == "", strings.EqualFold(host, "localhost"):
 		return false
+	case strings.Contains(host, ":"): // IPv6
+		return false
+	case strings.Contains(host, "."): // IPv4
+		return strings.Trim(host, "0123456789.") != ""
 	}
-	_, err := netip.ParseAddr(strings.Trim(host, "[]"))
-	return err != nil
+	return true
 }

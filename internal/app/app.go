@@ -38,7 +38,7 @@ type App struct {
 	admin     net.Listener
 	scrape    net.Listener // nil unless metrics.address is set
 
-	config atomic.Pointer[configs.Config]
+	config   atomic.Pointer[configs.Config]
 	unmet    atomic.Pointer[error] // why the registry has not answered yet; nil once it has
 	draining atomic.Bool
 	reload   sync.Mutex // held by Reload

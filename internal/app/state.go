@@ -35,7 +35,9 @@ func (a *App) Reload(next *configs.Config) {
 	a.config.Store(now)
 	a.apply(now)
 	a.metrics.ConfigReloaded(nil)
-	a.log.Info("configuration reloaded", zap.Strings("changed", changed))
+	if len(changed) > 0 {
+		a.log.Info("configuration changed", zap.Strings("keys", changed))
+	}
 	if len(restart) > 0 {
 		a.log.Warn("some changes of the configuration take effect after a restart only", zap.Strings("keys", restart))
 	}

@@ -1,0 +1,147 @@
+package proxy_test
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/goleak"
+	"go.uber.org/zap"
+	"google.golang.org/grpc/metadata"
+
+	"github.com/lbproxy/lbproxy/discovery"
+	"github.com/lbproxy/lbproxy/metrics"
+	"github.com/lbproxy/lbproxy/picker"
+	"github.com/lbproxy/lbproxy/proxy"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// bench is a policy whose instances and connections are the test's to command.
+type bench struct {
+	*proxy.Policy
+	services *proxy.Directory
+	source   *source
+	reg      *prometheus.Registry
+
+	mu        sync.Mutex
+	endpoints map[string]*picker.Endpoint
+}
+
+const (
+	idleRelease = 10 * time.Minute
+	maxOnDemand = 3
+)
+
+func newBench(t testing.TB) *bench {
+	b := &bench{
+		source:    &source{watches: map[string]*watch{}},
+		reg:       prometheus.NewRegistry(),
+		endpoints: map[string]*picker.Endpoint{},
+	}
+	m := metrics.New(b.reg, "test")
+	b.services = proxy.NewDirectory(proxy.DirectoryConfig{
+		Source: b.source,
+		Dial: func(e *picker.Endpoint) picker.Conn {
+			b.mu.Lock()
+			defer b.mu.Unlock()
+			b.endpoints[e.Addr()] = e
+			return conn{}
+		},
+		IdleRelease: idleRelease,
+		MaxOnDemand: maxOnDemand,
+		Default:     proxy.ServiceConfig{Policy: picker.WeightedRoundRobin, WaitTimeout: time.Second},
+		Metrics:     m,
+		Log:         zap.NewNop(),
+	})
+	b.Policy = proxy.NewPolicy(b.services, m)
+	t.Cleanup(b.services.Close)
+	return b
+}
+
+type conn struct{}
+
+func (conn) Reset() {}
+func (conn) Close() {}
+
+func (b *bench) connect(addrs ...string) {
+	for _, addr := range addrs {
+		b.endpoint(addr).SetState(picker.Ready, nil)
+	}
+}
+
+func (b *bench) endpoint(addr string) *picker.Endpoint {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.endpoints[addr]
+}
+
+// call begins a call that must be routed.
+func (b *bench) call(t testing.TB, r proxy.Request) *proxy.Call {
+	t.Helper()
+	r.Header = metadata.MD{}
+	var c proxy.Call
+	if err := b.Begin(&c, &r); err != nil {
+		t.Fatal(err)
+	}
+	return &c
+}
+
+// source publishes what the test tells it to.
+type source struct {
+	mu      sync.Mutex
+	watches map[string]*watch
+}
+
+type watch struct {
+	snapshots chan discovery.Snapshot
+	taken     chan struct{} // receives after each snapshot has been published
+	ended     chan struct{} // closed when Run has returned
+}
+
+var errBroken = errors.New("the source is broken")
+
+func (s *source) Run(ctx context.Context, service string, publish func(discovery.Snapshot)) error {
+	if service == "broken" {
+		return errBroken
+	}
+	w := s.watch(service)
+	defer func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		delete(s.watches, service)
+		close(w.ended)
+	}()
+	for {
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case snapshot := <-w.snapshots:
+			publish(snapshot)
+			w.taken <- struct{}{}
+		}
+	}
+}
+
+func (s *source) watch(service string) *watch {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.watches[service] == nil {
+		s.watches[service] = &watch{make(chan discovery.Snapshot), make(chan struct{}), make(chan struct{})}
+	}
+	return s.watches[service]
+}
+
+// publish returns when the service's pool has taken the instances in.
+func (s *source) publish(service string, instances ...discovery.Instance) {
+	w := s.watch(service)
+	w.snapshots <- discovery.Snapshot{Service: service, Instances: instances}
+	<-w.taken
+}
+
+func instance(addr, version string) discovery.Instance {
+	return discovery.Instance{Addr: addr, Version: version, Weight: 1}
+}

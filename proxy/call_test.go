@@ -1,0 +1,216 @@
+package proxy_test
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus/testutil"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
+
+	"github.com/lbproxy/lbproxy/discovery"
+	"github.com/lbproxy/lbproxy/picker"
+	"github.com/lbproxy/lbproxy/proxy"
+)
+
+var toHello = proxy.Request{Service: "hello", Method: "/pkg.Greeter/SayHello"}
+
+// reasonOf picks for a call that must fail, and returns why and after how long it did.
+func (b *bench) reasonOf(t *testing.T, ctx context.Context) (proxy.Reason, time.Duration) {
+	t.Helper()
+	c := b.call(t, toHello)
+	start := time.Now()
+	err := c.Pick(ctx)
+	var own *proxy.Error
+	if !errors.As(err, &own) {
+		c.Cancel()
+		t.Fatalf("error = %v, want one of the proxy's own", err)
+	}
+	if !strings.Contains(own.Message, `"hello"`) {
+		t.Errorf("message does not name the service: %s", own.Message)
+	}
+	c.Fail(own)
+	return own.Reason, time.Since(start)
+}
+
+func TestWhyACallCannotBeSent(t *testing.T) {
+	for _, c := range []struct {
+		name      string
+		published bool
+		instances []discovery.Instance
+		want      proxy.Reason
+		after     time.Duration
+	}{
+		{"nothing published", false, nil, proxy.DiscoveryUnavailable, time.Second},
+		{"never registered", true, nil, proxy.UnknownService, 0},
+		{"all drained", true, []discovery.Instance{{Addr: "10.0.0.1:1"}}, proxy.NoInstances, 0},
+		{"not connected", true, []discovery.Instance{instance("10.0.0.1:1", "")}, proxy.NoReadyEndpoint, time.Second},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := newBench(t)
+				b.services.Configure(map[string]proxy.ServiceConfig{"hello": {Policy: picker.Random, WaitTimeout: time.Second}})
+				if c.published {
+					b.source.publish("hello", c.instances...)
+				}
+				if got, after := b.reasonOf(t, t.Context()); got != c.want || after != c.after {
+					t.Errorf("failed with %s after %s, want %s after %s", got, after, c.want, c.after)
+				}
+				if got := testutil.CollectAndCount(b.reg, "lbproxy_errors_total"); got != 1 {
+					t.Errorf("%d reasons counted, want 1", got)
+				}
+			})
+		})
+	}
+}
+
+func TestAServiceThatLostItsInstancesIsKnown(t *testing.T) {
+	b := newBench(t)
+	b.call(t, toHello).Cancel()
+	b.source.publish("hello", instance("10.0.0.1:1", ""))
+	b.source.publish("hello")
+	if got, _ := b.reasonOf(t, t.Context()); got != proxy.NoInstances {
+		t.Errorf("failed with %s, want no_instances", got)
+	}
+}
+
+func TestACallWaitsForAnEndpointToConnect(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t)
+		c := b.call(t, toHello)
+		picked := make(chan error)
+		go func() { picked <- c.Pick(t.Context()) }()
+		b.source.publish("hello", instance("10.0.0.1:1", ""))
+		time.Sleep(900 * time.Millisecond)
+		b.endpoint("10.0.0.1:1").SetState(picker.Failed, errors.New("refused"))
+		b.connect("10.0.0.1:1")
+		if err := <-picked; err != nil {
+			t.Fatal(err)
+		}
+		if got := c.Endpoint().Addr(); got != "10.0.0.1:1" {
+			t.Errorf("picked %s", got)
+		}
+		c.End(codes.OK)
+	})
+}
+
+func TestWhatEndsAWaitingCall(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		ctx   func(context.Context) (context.Context, context.CancelFunc)
+		check func(error) bool
+	}{
+		{"its deadline", func(ctx context.Context) (context.Context, context.CancelFunc) {
+			return context.WithTimeout(ctx, time.Millisecond)
+		}, func(err error) bool {
+			var own *proxy.Error
+			return errors.As(err, &own) && own.Reason == proxy.Deadline && own.Code == codes.DeadlineExceeded
+		}},
+		{"its caller", func(ctx context.Context) (context.Context, context.CancelFunc) {
+			ctx, cancel := context.WithCancel(ctx)
+			cancel()
+			return ctx, cancel
+		}, func(err error) bool { return err == context.Canceled }},
+		{"the proxy's shutdown", func(ctx context.Context) (context.Context, context.CancelFunc) {
+			ctx, cancel := context.WithCancelCause(ctx)
+			cancel(proxy.ErrDraining())
+			return ctx, func() {}
+		}, func(err error) bool {
+			var own *proxy.Error
+			return errors.As(err, &own) && own.Reason == proxy.Draining
+		}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := newBench(t)
+				ctx, cancel := c.ctx(t.Context())
+				defer cancel()
+				call := b.call(t, toHello)
+				defer call.Cancel()
+				if err := call.Pick(ctx); !c.check(err) {
+					t.Errorf("error = %v", err)
+				}
+			})
+		})
+	}
+}
+
+func TestCallsAreCountedWhereTheyEnd(t *testing.T) {
+	b := newBench(t)
+	c := b.call(t, toHello) // its name is not known yet
+	b.source.publish("hello", instance("10.0.0.1:1", ""))
+	b.connect("10.0.0.1:1")
+	c.Cancel()
+	c = b.call(t, toHello)
+	if err := c.Pick(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	c.End(codes.NotFound)
+	want := `
+# HELP lbproxy_calls_total Calls ended, by gRPC status code and by who made the status: the backend or the proxy.
+# TYPE lbproxy_calls_total counter
+lbproxy_calls_total{code="Canceled",origin="proxy",service="_unknown"} 1
+lbproxy_calls_total{code="NotFound",origin="backend",service="hello"} 1
+# HELP lbproxy_calls_in_flight Calls that have arrived and not ended, waiting ones included.
+# TYPE lbproxy_calls_in_flight gauge
+lbproxy_calls_in_flight{service="_unknown"} 0
+lbproxy_calls_in_flight{service="hello"} 0
+# HELP lbproxy_endpoint_calls_total Calls ended that had been sent to an endpoint, by gRPC status code.
+# TYPE lbproxy_endpoint_calls_total counter
+lbproxy_endpoint_calls_total{code="NotFound",endpoint="10.0.0.1:1",service="hello"} 1
+`
+	if err := testutil.GatherAndCompare(b.reg, strings.NewReader(want),
+		"lbproxy_calls_total", "lbproxy_calls_in_flight", "lbproxy_endpoint_calls_total"); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestACallAllocatesNothing(t *testing.T) {
+	b := newBench(t)
+	b.call(t, toHello).Cancel()
+	b.source.publish("hello", instance("10.0.0.1:1", ""))
+	b.connect("10.0.0.1:1")
+	b.SetRoutes([]proxy.Route{
+		{Method: "/pkg.Other/", Service: "other"},
+		{Method: "/pkg.Greeter/", Headers: map[string]string{"x-team": "blue"}, Service: "hello"},
+	})
+	for by, r := range map[string]proxy.Request{
+		"metadata":  toHello,
+		"listener":  {Bound: "hello"},
+		"route":     {Method: "/pkg.Greeter/SayHello", Header: metadata.Pairs("x-team", "blue")},
+		"authority": {Method: "/pkg.Third/Call", Authority: "hello:7070"},
+	} {
+		var c proxy.Call
+		once := func() {
+			if err := b.Begin(&c, &r); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := c.TryPick(); err != nil || c.Endpoint() == nil {
+				t.Fatal("not picked:", err)
+			}
+			c.End(codes.OK)
+		}
+		once()
+		if n := testing.AllocsPerRun(100, once); n != 0 {
+			t.Errorf("routed by %s: %v allocations per call, want 0", by, n)
+		}
+	}
+}
+
+func BenchmarkCall(bb *testing.B) {
+	b := newBench(bb)
+	b.call(bb, toHello).Cancel()
+	b.source.publish("hello", instance("10.0.0.1:1", ""))
+	b.connect("10.0.0.1:1")
+	bb.ReportAllocs()
+	var c proxy.Call
+	for bb.Loop() {
+		b.Begin(&c, &toHello)
+		c.TryPick()
+		c.End(codes.OK)
+	}
+}

@@ -1,0 +1,113 @@
+package proxy_test
+
+import (
+	"slices"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus/testutil"
+	"google.golang.org/grpc/codes"
+
+	"github.com/lbproxy/lbproxy/picker"
+	"github.com/lbproxy/lbproxy/proxy"
+)
+
+func (b *bench) watched() (names []string) {
+	for _, s := range b.services.Status() {
+		names = append(names, s.Service)
+	}
+	return names
+}
+
+func TestAnIdleServiceIsReleased(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t)
+		b.services.Configure(map[string]proxy.ServiceConfig{"listed": {Policy: picker.Random}})
+		b.call(t, proxy.Request{Service: "idle"}).Cancel()
+		b.call(t, proxy.Request{Service: "busy"}).Cancel()
+		long := b.call(t, proxy.Request{Service: "long"})
+		b.source.publish("idle", instance("10.0.0.1:1", ""))
+		idle := b.source.watch("idle")
+
+		for range 12 {
+			time.Sleep(time.Minute)
+			b.call(t, proxy.Request{Service: "busy"}).Cancel()
+		}
+		<-idle.ended
+		if got, want := b.watched(), []string{"busy", "listed", "long"}; !slices.Equal(got, want) {
+			t.Errorf("watched = %v, want %v", got, want)
+		}
+		if n := testutil.CollectAndCount(b.reg, "lbproxy_endpoint_weight"); n != 0 {
+			t.Errorf("%d series of the released service's endpoints, want 0", n)
+		}
+		long.Cancel()
+
+		b.call(t, proxy.Request{Service: "idle"}).Cancel() // comes back at the next call
+		b.source.publish("idle", instance("10.0.0.1:1", ""))
+		if s, ok := b.services.ServiceStatus("idle"); !ok || len(s.Instances) != 1 {
+			t.Errorf("status = %+v, %v, want one instance", s, ok)
+		}
+	})
+}
+
+func TestOnDemandServicesAreBounded(t *testing.T) {
+	b := newBench(t)
+	b.services.Configure(map[string]proxy.ServiceConfig{"listed": {Policy: picker.Random}})
+	for _, name := range []string{"a", "b", "c"} {
+		b.call(t, proxy.Request{Service: name}).Cancel()
+	}
+	var c proxy.Call
+	err := b.Begin(&c, &proxy.Request{Service: "d"})
+	if err == nil || err.Reason != proxy.Limit || err.Code != codes.ResourceExhausted {
+		t.Fatalf("error = %v, want limit", err)
+	}
+	c.Fail(err)
+	b.call(t, proxy.Request{Service: "a"}).Cancel()
+	b.call(t, proxy.Request{Service: "listed"}).Cancel()
+}
+
+func TestTheConfigurationListsServices(t *testing.T) {
+	b := newBench(t)
+	b.services.Configure(map[string]proxy.ServiceConfig{"one": {Policy: picker.Random}, "two": {Policy: picker.Random}})
+	if got := b.services.Unsynced(); got != "one" {
+		t.Errorf("unsynced = %q, want one", got)
+	}
+	b.source.publish("one")
+	if got := b.services.Unsynced(); got != "two" {
+		t.Errorf("unsynced = %q, want two", got)
+	}
+	b.services.Configure(map[string]proxy.ServiceConfig{"two": {Policy: picker.LeastRequest, WaitTimeout: time.Hour}})
+	if s, _ := b.services.ServiceStatus("one"); s.Listed || s.Policy != picker.WeightedRoundRobin {
+		t.Errorf("one is listed no more, but %+v", s)
+	}
+	if s, _ := b.services.ServiceStatus("two"); !s.Listed || s.Policy != picker.LeastRequest || s.WaitTimeout != "1h0m0s" {
+		t.Errorf("two has a new configuration, but %+v", s)
+	}
+}
+
+func TestAServiceThatCannotBeWatchedFailsItsCalls(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t)
+		c := b.call(t, proxy.Request{Service: "broken"})
+		defer c.Cancel()
+		if err, _ := c.Pick(t.Context()).(*proxy.Error); err == nil || err.Reason != proxy.DiscoveryUnavailable {
+			t.Errorf("error = %v, want discovery_unavailable", err)
+		}
+	})
+}
+
+func TestAfterCloseNoServiceIsStarted(t *testing.T) {
+	b := newBench(t)
+	b.services.Close()
+	var c proxy.Call
+	if err := b.Begin(&c, &proxy.Request{Service: "late"}); err == nil || err.Reason != proxy.Draining {
+		t.Errorf("error = %v, want draining", err)
+	} else {
+		c.Fail(err)
+	}
+	b.services.Configure(map[string]proxy.ServiceConfig{"late": {Policy: picker.Random}})
+	if got := b.watched(); got != nil {
+		t.Errorf("watched = %v, want none", got)
+	}
+}

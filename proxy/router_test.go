@@ -1,0 +1,105 @@
+package proxy_test
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
+
+	"github.com/lbproxy/lbproxy/picker"
+	"github.com/lbproxy/lbproxy/proxy"
+)
+
+func TestRouting(t *testing.T) {
+	routes := []proxy.Route{
+		{Method: "/pkg.Greeter/SayBye", Service: "bye"},
+		{Method: "/pkg.Greeter/", Service: "greeter", Version: "2.0.0"},
+		{Authority: "shop.internal", Headers: map[string]string{"x-team": "blue"}, Service: "shop-blue"},
+		{Authority: "shop.internal", Service: "shop"},
+	}
+	blue := metadata.Pairs("x-team", "green", "x-team", "blue")
+	for _, c := range []struct {
+		name    string
+		req     proxy.Request
+		service string // empty: no route
+		version string
+	}{
+		{"listener", proxy.Request{Bound: "hello", Service: "other", Method: "/pkg.Greeter/SayHello"}, "hello", ""},
+		{"listener and version", proxy.Request{Bound: "hello", Version: "1.0.0"}, "hello", "1.0.0"},
+		{"metadata before routes", proxy.Request{Service: "hello", Method: "/pkg.Greeter/SayHello", Authority: "shop.internal"}, "hello", ""},
+		{"metadata that is no name", proxy.Request{Service: "no such/name", Authority: "shop"}, "", ""},
+		{"method route", proxy.Request{Method: "/pkg.Greeter/SayBye"}, "bye", ""},
+		{"service route with version", proxy.Request{Method: "/pkg.Greeter/SayHello"}, "greeter", "2.0.0"},
+		{"call's version before the route's", proxy.Request{Method: "/pkg.Greeter/SayHello", Version: "3"}, "greeter", "3"},
+		{"all conditions hold", proxy.Request{Authority: "Shop.Internal:7070", Header: blue}, "shop-blue", ""},
+		{"not all conditions hold", proxy.Request{Authority: "shop.internal"}, "shop", ""},
+		{"authority", proxy.Request{Method: "/a.B/C", Authority: "hello"}, "hello", ""},
+		{"authority with port", proxy.Request{Method: "/a.B/C", Authority: "hello.world:7070"}, "hello.world", ""},
+		{"authority is localhost", proxy.Request{Method: "/a.B/C", Authority: "localhost:7070"}, "", ""},
+		{"authority is IPv4", proxy.Request{Method: "/a.B/C", Authority: "127.0.0.1:7070"}, "", ""},
+		{"authority is IPv6", proxy.Request{Method: "/a.B/C", Authority: "[::1]:7070"}, "", ""},
+		{"authority is bare IPv6", proxy.Request{Method: "/a.B/C", Authority: "[::1]"}, "", ""},
+		{"authority is no name", proxy.Request{Method: "/a.B/C", Authority: "what is this"}, "", ""},
+		{"authority is missing", proxy.Request{Method: "/a.B/C"}, "", ""},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			b := newBench(t)
+			b.SetRoutes(routes)
+			if c.req.Header == nil {
+				c.req.Header = metadata.MD{}
+			}
+			c.req.Listener = "127.0.0.1:7070"
+			var call proxy.Call
+			err := b.Begin(&call, &c.req)
+			if c.service == "" {
+				if err == nil || err.Reason != proxy.NoRoute || err.Code != codes.Unimplemented || !strings.Contains(err.Message, c.req.Method) {
+					t.Fatalf("error = %v, want no_route that names the method", err)
+				}
+				call.Fail(err)
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer call.Cancel()
+			if call.Service() != c.service {
+				t.Errorf("service = %q, want %q", call.Service(), c.service)
+			}
+			// Only an instance of the right version can be picked.
+			b.source.publish(c.service, instance("10.0.0.1:1", c.version), instance("10.0.0.2:1", "another"))
+			b.connect("10.0.0.1:1", "10.0.0.2:1")
+			for range 4 {
+				if err := call.Pick(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+				if got := call.Endpoint().Addr(); c.version != "" && got != "10.0.0.1:1" {
+					t.Errorf("picked %s for version %q", got, c.version)
+				}
+				call.Unpick()
+			}
+		})
+	}
+}
+
+func TestAServicesVersionHoldsForCallsThatNameNone(t *testing.T) {
+	b := newBench(t)
+	b.services.Configure(map[string]proxy.ServiceConfig{
+		"hello": {Policy: picker.RoundRobin, Version: "1.0.0", WaitTimeout: time.Second},
+	})
+	b.source.publish("hello", instance("10.0.0.1:1", "1.0.0"), instance("10.0.0.2:1", "2.0.0"))
+	b.connect("10.0.0.1:1", "10.0.0.2:1")
+	for asked, want := range map[string]string{"": "10.0.0.1:1", "1.0.0": "10.0.0.1:1", "2.0.0": "10.0.0.2:1"} {
+		for range 4 {
+			call := b.call(t, proxy.Request{Service: "hello", Version: asked})
+			if err := call.Pick(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if got := call.Endpoint().Addr(); got != want {
+				t.Errorf("asked for version %q, picked %s, want %s", asked, got, want)
+			}
+			call.End(codes.OK)
+		}
+	}
+}
