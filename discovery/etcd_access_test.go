@@ -106,7 +106,7 @@ func TestEtcdWithAUserComesLater(t *testing.T) {
 // new ones are refused: these must not try the same stream for ever.
 func TestEtcdTokenExpires(t *testing.T) {
 	t.Parallel()
-	server := etcdtest.Start(t, func(cfg *embed.Config) { cfg.AuthTokenTTL = 1 })
+	server := etcdtest.Start(t, func(cfg *embed.Config) { cfg.AuthTokenTTL = 2 })
 	root := protect(t, server.Endpoint())
 	s := newSource(t, asUser(t, server.Endpoint()), discovery.EtcdLimits{})
 	first := s.follow(t, "first")
@@ -115,7 +115,7 @@ func TestEtcdTokenExpires(t *testing.T) {
 	first.await("10.0.0.1:1001=1")
 
 	// When this lease has run out, so has a token that nobody used.
-	lease, err := root.Grant(t.Context(), 3)
+	lease, err := root.Grant(t.Context(), 4)
 	if err != nil {
 		t.Fatal(err)
 	}

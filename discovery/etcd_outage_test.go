@@ -17,8 +17,8 @@ const (
 	confirmedLine = "instances are confirmed again"
 )
 
-// impatient limits notice silence within a second.
-var impatient = discovery.EtcdLimits{Progress: 300 * time.Millisecond, Answer: 500 * time.Millisecond}
+// impatient limits notice silence within seconds.
+var impatient = discovery.EtcdLimits{Progress: 300 * time.Millisecond, Answer: time.Second}
 
 // wantSnapshots checks that nothing else was published on the way.
 func (f *follower) wantSnapshots(want ...string) {

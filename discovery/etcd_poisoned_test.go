@@ -65,7 +65,7 @@ func TestEtcdSkipsPoisonedEntries(t *testing.T) {
 func TestEtcdKeepsThePoisonedEntrysGoodValue(t *testing.T) {
 	t.Parallel()
 	e := newEtcd(t)
-	const keep = 700 * time.Millisecond
+	const keep = 2 * time.Second
 	e.put("/user/10.0.0.1:1001", `{"weight":1}`)
 	e.put("/user/10.0.0.2:1001", `{"weight":2}`)
 	e.put("/user/10.0.0.3:1001", `{"weight":3}`)

@@ -349,15 +349,15 @@ func TestEtcdQuietRegistry(t *testing.T) {
 		return true
 	})
 	s := newSource(t, discovery.EtcdConfig{Endpoints: []string{proxy.Endpoint()}},
-		discovery.EtcdLimits{Progress: 100 * time.Millisecond, Answer: 1500 * time.Millisecond})
+		discovery.EtcdLimits{Progress: 100 * time.Millisecond, Answer: 2500 * time.Millisecond})
 	s.follow(t, "user").await("10.0.0.7:1001=1")
 	for i := range 20 {
 		s.follow(t, fmt.Sprintf("service%d", i)).await("")
 	}
-	eventually(t, "ten answers to requests for progress", func() bool {
+	eventually(t, "eight answers to requests for progress", func() bool {
 		mu.Lock()
 		defer mu.Unlock()
-		return answers >= 10
+		return answers >= 8
 	})
 	if got := s.value(t, "lbproxy_discovery_relists_total/silence"); got != 0 {
 		t.Errorf("%v relists because of silence, want 0", got)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"slices"
 	"time"
 
@@ -276,9 +277,9 @@ func (f *follower) audit(ctx context.Context) error {
 	return fmt.Errorf("%w at revision %d", errDiverged, f.revision)
 }
 
+// auditAfter varies, so that services that started together are not audited together.
 func (f *follower) auditAfter() time.Duration {
-	b := backoff.ExponentialBackOff{InitialInterval: f.e.limits.audit, RandomizationFactor: relistJitter}
-	return b.NextBackOff() // services that started together are not audited together
+	return time.Duration(float64(f.e.limits.audit) * (1 - relistJitter + 2*relistJitter*rand.Float64()))
 }
 
 // lost logs that the state can no longer be confirmed. What follows until it can is the same trouble.
