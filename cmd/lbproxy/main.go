@@ -1,0 +1,93 @@
+// Command lbproxy is a per-host gRPC load balancer that finds its backends in etcd, with the tools around it.
+//
+// It exits with 0 when all went well, 1 after a failure and 2 when its usage or configuration is wrong;
+// register with a command exits as that command did.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/spf13/cobra"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+)
+
+func main() { os.Exit(run(context.Background(), os.Args[1:], os.Stdout, os.Stderr)) }
+
+const (
+	exitFailure = 1
+	exitUsage   = 2
+)
+
+// An exitError ends the process with a code of its own.
+type exitError struct {
+	code int
+	err  error // nil when everything has been said already
+}
+
+func (e *exitError) Error() string { return fmt.Sprintf("exit code %d: %v", e.code, e.err) }
+func (e *exitError) Unwrap() error { return e.err }
+
+func usageError(err error) error { return &exitError{exitUsage, err} }
+
+// run is the whole program; it returns the exit code. The commands that go on until a signal see to signals
+// by themselves: all others end at once, as is the default.
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	root := newRootCommand()
+	root.SetArgs(args)
+	root.SetOut(stdout)
+	root.SetErr(stderr)
+	cmd, err := root.ExecuteContextC(ctx)
+	if err == nil {
+		return 0
+	}
+	var exit *exitError
+	if !errors.As(err, &exit) { // cobra's own, see newRootCommand
+		exit = &exitError{exitUsage, err}
+	}
+	if exit.err != nil {
+		fmt.Fprintf(stderr, "lbproxy: %v\n", exit.err)
+	}
+	if exit.code == exitUsage {
+		fmt.Fprintf(stderr, "Run '%s --help' for usage.\n", cmd.CommandPath())
+	}
+	return exit.code
+}
+
+func newRootCommand() *cobra.Command {
+	root := &cobra.Command{
+		Use:           "lbproxy",
+		Short:         "A per-host gRPC load balancer that finds its backends in etcd",
+		SilenceErrors: true, // run reports them
+		SilenceUsage:  true,
+	}
+	root.AddCommand(
+		newRegisterCommand(),
+		newVersionCommand(),
+	)
+	// What a command returns is a failure unless it says otherwise: what is left to cobra is wrong usage.
+	for _, cmd := range root.Commands() {
+		work := cmd.RunE
+		cmd.RunE = func(cmd *cobra.Command, args []string) error {
+			err := work(cmd, args)
+			var exit *exitError
+			if err == nil || errors.As(err, &exit) {
+				return err
+			}
+			return &exitError{exitFailure, err}
+		}
+	}
+	return root
+}
+
+// newConsoleLogger logs for people.
+func newConsoleLogger(w io.Writer) *zap.Logger {
+	cfg := zap.NewProductionEncoderConfig()
+	cfg.EncodeTime = zapcore.ISO8601TimeEncoder
+	cfg.EncodeDuration = zapcore.StringDurationEncoder
+	return zap.New(zapcore.NewCore(zapcore.NewConsoleEncoder(cfg), zapcore.Lock(zapcore.AddSync(w)), zap.InfoLevel))
+}

@@ -1,0 +1,95 @@
+package main
+
+import (
+	"errors"
+	"io"
+	"io/fs"
+	"os"
+	"os/exec"
+	"runtime"
+	"syscall"
+	"time"
+)
+
+const (
+	// What a command leaves behind is asked to end, and killed after this.
+	leftoverPatience = 10 * time.Second
+	leftoverPoll     = 20 * time.Millisecond
+
+	exitNotExecutable = 126
+	exitNotFound      = 127
+	exitSignal        = 128 // plus the signal's number
+)
+
+// A process is a command, run in a process group of its own: Ctrl-C in a terminal goes to the group in the
+// foreground, and is not to reach the command before it is deregistered. For the same reason the command
+// cannot read from a terminal.
+type process struct {
+	cmd    *exec.Cmd
+	exited chan struct{} // closed when the command has ended, and all of its group
+}
+
+func newProcess(command []string, stdin io.Reader, stdout, stderr io.Writer) *process {
+	cmd := exec.Command(command[0], command[1:]...)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = stdin, stdout, stderr
+	cmd.SysProcAttr = processAttributes()
+	return &process{cmd: cmd, exited: make(chan struct{})}
+}
+
+// start starts the command; the error is an *exitError.
+func (p *process) start() error {
+	started := make(chan error)
+	go func() { // ends when the command has
+		// The kernel takes the end of this thread for the end of this process, see processAttributes.
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		err := p.cmd.Start()
+		started <- err
+		if err != nil {
+			return
+		}
+		_ = p.cmd.Wait() // ProcessState tells the same, and more
+		p.endGroup()
+		close(p.exited)
+	}()
+	err := <-started
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, exec.ErrNotFound), errors.Is(err, fs.ErrNotExist):
+		return &exitError{exitNotFound, err}
+	}
+	return &exitError{exitNotExecutable, err}
+}
+
+// signal sends a signal to the command and what it has started, unless they have ended.
+func (p *process) signal(s os.Signal) {
+	select {
+	case <-p.exited: // by now the number may be another group's
+	default:
+		_ = syscall.Kill(-p.cmd.Process.Pid, s.(syscall.Signal)) // fails only if the group is just ending
+	}
+}
+
+// endGroup ends what the command has left behind in its process group.
+func (p *process) endGroup() {
+	group := -p.cmd.Process.Pid
+	err := syscall.Kill(group, syscall.SIGTERM)
+	for deadline := time.Now().Add(leftoverPatience); err == nil; err = syscall.Kill(group, 0) {
+		if time.Now().After(deadline) {
+			_ = syscall.Kill(group, syscall.SIGKILL)
+			return
+		}
+		time.Sleep(leftoverPoll)
+		// Where this is process 1 of a container, orphans are its children, and last until it has seen them end.
+		_, _ = syscall.Wait4(group, nil, syscall.WNOHANG, nil)
+	}
+}
+
+// exitCode is that of the command, once it has exited.
+func (p *process) exitCode() int {
+	if status, ok := p.cmd.ProcessState.Sys().(syscall.WaitStatus); ok && status.Signaled() {
+		return exitSignal + int(status.Signal())
+	}
+	return p.cmd.ProcessState.ExitCode()
+}

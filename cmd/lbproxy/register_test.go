@@ -1,0 +1,136 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"regexp"
+	"strings"
+	"syscall"
+	"testing"
+
+	"go.etcd.io/etcd/api/v3/mvccpb"
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/lbproxy/lbproxy/internal/etcdtest"
+)
+
+// A host is one etcd and an address for a server to be at.
+type host struct {
+	t        *testing.T
+	etcd     *clientv3.Client
+	endpoint string
+	addr     string
+}
+
+func newHost(t *testing.T) host {
+	t.Helper()
+	endpoint := etcdtest.Start(t).Endpoint()
+	return host{t, etcdtest.Client(t, endpoint), endpoint, freeAddr(t)}
+}
+
+func freeAddr(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
+}
+
+// register is the command line that registers the host's address, with more at its end.
+func (h host) register(more ...string) []string {
+	return append([]string{"register", "--name", "hello", "--addr", h.addr, "--etcd", h.endpoint}, more...)
+}
+
+func (h host) entry() *mvccpb.KeyValue {
+	h.t.Helper()
+	got, err := h.etcd.Get(h.t.Context(), "/hello/"+h.addr)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	if len(got.Kvs) == 0 {
+		return nil
+	}
+	return got.Kvs[0]
+}
+
+func (h host) registered() bool   { return h.entry() != nil }
+func (h host) unregistered() bool { return h.entry() == nil }
+
+func (h host) accepts() bool { return accepts(h.t.Context(), h.addr) }
+
+func TestRegisterUntilSignal(t *testing.T) {
+	h := newHost(t)
+	for _, s := range []os.Signal{syscall.SIGTERM, syscall.SIGINT} {
+		p := start(t, h.register("--weight", "7")...)
+		eventually(t, "the instance is registered", h.registered)
+		if got, want := string(h.entry().Value), `"weight":7}`; !strings.HasSuffix(got, want) {
+			t.Errorf("registered as %s, want it to end in %s", got, want)
+		}
+		p.send(s)
+		p.awaitExit(0)
+		if h.registered() {
+			t.Errorf("still registered after %v", s)
+		}
+	}
+}
+
+func TestRegisterUntilContextEnds(t *testing.T) {
+	h := newHost(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	var out, log bytes.Buffer
+	code := make(chan int)
+	go func() { code <- run(ctx, h.register(), &out, &log) }() // ends after cancel
+	eventually(t, "the instance is registered", h.registered)
+	cancel()
+	if got := <-code; got != 0 || h.registered() || out.Len() > 0 {
+		t.Errorf("exit code %d, registered %v, output %q and log\n%s", got, h.registered(), &out, &log)
+	}
+}
+
+func TestRegisterThatCannotDeregisterFails(t *testing.T) {
+	t.Parallel()
+	h := newHost(t)
+	network := etcdtest.Forward(t, h.endpoint)
+	h.endpoint = network.Endpoint()
+	p := start(t, h.register()...)
+	p.awaitLog("registered")
+	network.Cut()
+	p.send(syscall.SIGTERM)
+	p.awaitExit(1)
+	p.awaitLog("the registration ends by itself within 10s")
+}
+
+func TestWeightAddress(t *testing.T) {
+	h := newHost(t)
+	p := start(t, h.register("--weight-address", "127.0.0.1:0")...)
+	eventually(t, "the instance is registered", h.registered)
+	at := regexp.MustCompile(`serving the weight\s+{"address": "(.*)"}`).FindStringSubmatch(p.stderr.String())
+	if at == nil {
+		t.Fatal("lbproxy does not say where it serves the weight")
+	}
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodPut, fmt.Sprintf("http://%s/?weight=0", at[1]), http.NoBody)
+	if err != nil {
+		t.Fatal(err)
+	}
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+	resp, err := client.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if body, err := io.ReadAll(resp.Body); err != nil || resp.StatusCode != http.StatusOK {
+		t.Errorf("got %s %s (error %v)", resp.Status, body, err)
+	}
+	if got := string(h.entry().Value); !strings.HasSuffix(got, `"weight":0}`) {
+		t.Errorf("registered as %s, want weight 0", got)
+	}
+	p.send(syscall.SIGTERM)
+	p.awaitExit(0)
+}

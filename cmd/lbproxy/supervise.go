@@ -1,0 +1,190 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"os/signal"
+	"slices"
+	"sync"
+	"syscall"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/lbproxy/lbproxy/discovery"
+)
+
+const (
+	acceptPoll    = 50 * time.Millisecond
+	acceptTimeout = time.Second
+	// killAfter is for a command that never came up and does not end when it is asked to.
+	killAfter = 10 * time.Second
+)
+
+// A supervisor runs a command and keeps it registered while it accepts connections.
+type supervisor struct {
+	// Immutable:
+	log          *zap.Logger
+	registrar    *discovery.Registrar
+	addr         string
+	startTimeout time.Duration
+	drainWait    time.Duration
+
+	// Owned by run:
+	process *process
+	signals chan os.Signal
+	stop    os.Signal // the last SIGINT or SIGTERM
+}
+
+// An event is what a supervisor has waited for.
+type event int
+
+const (
+	happened event = iota // what was waited for
+	timeout               // the context has ended first
+	exited                // the command has ended first
+	stopping              // SIGINT or SIGTERM came first
+)
+
+// run runs the command to its end. The error is an *exitError with the code to exit with.
+func (s *supervisor) run(ctx context.Context, p *process) error {
+	s.process, s.stop = p, syscall.SIGTERM
+	s.signals = make(chan os.Signal, 16)
+	signal.Notify(s.signals, heeded(syscall.SIGINT,
+		syscall.SIGHUP, syscall.SIGQUIT, syscall.SIGUSR1, syscall.SIGUSR2)...)
+	defer signal.Stop(s.signals)
+
+	if accepts(ctx, s.addr) {
+		s.log.Warn("something accepts connections already, before the command is started; is it an earlier one?",
+			zap.String("addr", s.addr))
+	}
+	if err := p.start(); err != nil {
+		return err
+	}
+	s.log.Info("command started", zap.Strings("command", p.cmd.Args), zap.Int("pid", p.cmd.Process.Pid))
+	switch s.awaitAccepting(ctx) {
+	case exited:
+		return &exitError{max(p.exitCode(), exitFailure), fmt.Errorf(
+			"the command ended before %s accepted connections: %v", s.addr, p.cmd.ProcessState)}
+	case timeout:
+		s.kill()
+		return &exitError{exitFailure, fmt.Errorf("%s accepts no connections %v after the start of the command; "+
+			"check that it listens there, or raise --start-timeout", s.addr, s.startTimeout)}
+	case happened:
+		s.registrar.Start()
+		s.await(ctx, nil) // for the command to end, or to be stopped
+		s.deregister(ctx)
+	case stopping: // nothing is registered yet
+	}
+	s.stopCommand()
+	code := p.exitCode()
+	s.log.Info("command exited", zap.Int("code", code))
+	if code == 0 {
+		return nil
+	}
+	return &exitError{code: code}
+}
+
+// heeded is SIGTERM, and of signals those that whoever started this process has not had ignored, as nohup does.
+func heeded(signals ...os.Signal) []os.Signal {
+	return append(slices.DeleteFunc(signals, signal.Ignored), syscall.SIGTERM)
+}
+
+// await waits for an event, and passes on to the command the signals that do not mean to stop.
+func (s *supervisor) await(ctx context.Context, happening <-chan struct{}) event {
+	for {
+		select {
+		case <-happening:
+			return happened
+		case <-ctx.Done():
+			return timeout
+		case <-s.process.exited:
+			return exited
+		case sig := <-s.signals:
+			if sig == syscall.SIGINT || sig == syscall.SIGTERM {
+				s.stop = sig
+				return stopping
+			}
+			s.process.signal(sig)
+		}
+	}
+}
+
+// awaitAccepting waits until somebody accepts connections at the address.
+func (s *supervisor) awaitAccepting(parent context.Context) event {
+	ctx, cancel := context.WithTimeout(parent, s.startTimeout)
+	var polling sync.WaitGroup
+	defer polling.Wait()
+	defer cancel()
+	accepting := make(chan struct{})
+	polling.Go(func() { // ends with ctx at the latest
+		for !accepts(ctx, s.addr) {
+			select {
+			case <-time.After(acceptPoll):
+			case <-ctx.Done():
+				return
+			}
+		}
+		close(accepting)
+	})
+	e := s.await(ctx, accepting)
+	if e == timeout && parent.Err() != nil {
+		return stopping
+	}
+	return e
+}
+
+func accepts(ctx context.Context, addr string) bool {
+	c, err := (&net.Dialer{Timeout: acceptTimeout}).DialContext(ctx, "tcp", addr)
+	if err != nil {
+		return false
+	}
+	c.Close()
+	return true
+}
+
+// deregister ends the registration and waits until no proxy should send calls any longer. It is cut short by
+// another signal to stop, and by the command's end.
+func (s *supervisor) deregister(ctx context.Context) {
+	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancel()
+	var err error
+	done := make(chan struct{})
+	go func() { // ends within the etcd client's request timeout
+		defer close(done)
+		err = s.registrar.Stop(ctx)
+	}()
+	hurry := s.await(ctx, done) == stopping
+	if hurry {
+		cancel()
+	}
+	<-done
+	if err != nil {
+		s.log.Warn("not deregistered", zap.Error(err))
+	}
+	if !hurry {
+		drained, cancel := context.WithTimeout(ctx, s.drainWait)
+		defer cancel()
+		s.await(drained, nil)
+	}
+}
+
+// stopCommand passes on the signal to stop, and others as they come, until the command has ended.
+func (s *supervisor) stopCommand() {
+	for e := stopping; e == stopping; e = s.await(context.Background(), nil) {
+		s.process.signal(s.stop)
+	}
+}
+
+// kill stops the command, whether it wants to or not.
+func (s *supervisor) kill() {
+	ctx, cancel := context.WithTimeout(context.Background(), killAfter)
+	defer cancel()
+	s.process.signal(syscall.SIGTERM)
+	if s.await(ctx, nil) != exited {
+		s.process.signal(syscall.SIGKILL)
+		<-s.process.exited
+	}
+}
