@@ -10,7 +10,7 @@ func newLeastRequest(endpoints []*Endpoint, _ picker) picker {
 
 func (l leastRequest) pick() *Endpoint {
 	i, j := l.draw(), l.draw()
-	first, second := l.endpoints[i], l.endpoints[j]
+	first, second := l.slots[i].endpoint, l.slots[j].endpoint
 	// second/width(j) < first/width(i), without dividing.
 	if second.inFlight()*l.width(i) < first.inFlight()*l.width(j) {
 		return second

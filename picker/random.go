@@ -10,4 +10,4 @@ func newRandom(endpoints []*Endpoint, _ picker) picker {
 
 func (r random) draw() int { return r.at(rand.Uint64N(r.total)) }
 
-func (r random) pick() *Endpoint { return r.endpoints[r.draw()] }
+func (r random) pick() *Endpoint { return r.slots[r.draw()].endpoint }

@@ -45,7 +45,7 @@ func newRotation(t *table, prev picker) *rotation {
 }
 
 func stride(t *table) uint64 {
-	if t.total == uint64(len(t.endpoints)) {
+	if t.total == uint64(len(t.slots)) {
 		return 1
 	}
 	const golden = 0.6180339887498949
@@ -63,11 +63,11 @@ func stride(t *table) uint64 {
 // resume finds the position in r of the pick that old would make next, or soonest where that endpoint is gone.
 func (r *rotation) resume(old *rotation) (pos uint64, ok bool) {
 	next := old.picks.Load()
-	for n := range uint64(len(old.endpoints)) {
+	for n := range uint64(len(old.slots)) {
 		oldPos := old.position(next + n)
 		i := old.at(oldPos)
-		j, found := slices.BinarySearchFunc(r.endpoints, old.endpoints[i], func(a, b *Endpoint) int {
-			return strings.Compare(a.addr, b.addr)
+		j, found := slices.BinarySearchFunc(r.slots, old.slots[i].endpoint.addr, func(s slot, addr string) int {
+			return strings.Compare(s.endpoint.addr, addr)
 		})
 		if found {
 			// The same place within the endpoint's width, because it decides who is next but one. The
@@ -81,7 +81,7 @@ func (r *rotation) resume(old *rotation) (pos uint64, ok bool) {
 }
 
 func (r *rotation) pick() *Endpoint {
-	return r.endpoints[r.at(r.position(r.picks.Add(1)-1))]
+	return r.slots[r.at(r.position(r.picks.Add(1)-1))].endpoint
 }
 
 // position is where the walk stands at its n-th pick, counted from 0.
