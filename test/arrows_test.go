@@ -1,0 +1,169 @@
+// Package test holds what is true of the whole module: so far, which package may import which.
+package test
+
+import (
+	"errors"
+	"go/build"
+	"io/fs"
+	"maps"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/lbproxy/lbproxy"
+
+// arrows is which packages of the module each package may import, its tests aside. Arrows point one way, from
+// what is put together to what it is made of. A package that is missing here is a fault, and so is one that is
+// here and nowhere else.
+var arrows = map[string][]string{
+	// What exists, who is picked, where a call goes: each knows those before it.
+	"metrics":                {},
+	"discovery":              {"metrics", "internal/strictyaml"},
+	"discovery/grpcresolver": {"discovery"},
+	"picker":                 {"discovery", "metrics"},
+	"proxy":                  {"picker", "discovery", "metrics"},
+	"proxy/grpcengine":       {"proxy", "picker"},
+
+	// Around them.
+	"configs":      {"discovery", "picker", "internal/strictyaml"},
+	"admin":        {"proxy", "picker", "discovery", "metrics", "configs"},
+	"internal/app": {"admin", "configs", "proxy/grpcengine", "proxy", "picker", "discovery", "metrics"},
+	"cmd/lbproxy":  {"internal/app", "configs", "proxy", "picker", "discovery", "internal/filewatch"},
+
+	// Tools that know nothing of load balancing.
+	"internal/strictyaml": {},
+	"internal/filewatch":  {},
+
+	// For tests and the playground; see production.
+	"internal/embedetcd": {},
+	"internal/etcdtest":  {"internal/embedetcd"},
+	"cmd/lbproxy-dev": {
+		"internal/app", "internal/embedetcd", "configs", "discovery", "discovery/grpcresolver", "proxy", "picker", "metrics",
+	},
+	"test":     {},
+	"test/e2e": {},
+}
+
+// confined is which packages alone may import what comes from elsewhere, by how its path begins.
+var confined = map[string][]string{
+	"go.etcd.io/etcd/":                 {"discovery", "internal/embedetcd", "internal/etcdtest", "cmd/lbproxy-dev"},
+	"go.etcd.io/etcd/server/":          {"internal/embedetcd", "internal/etcdtest"},
+	"github.com/mwitkow/grpc-proxy/":   {"proxy/grpcengine"}, // the policy knows no engine
+	"github.com/goccy/go-yaml/":        {"internal/strictyaml", "configs"},
+	"github.com/spf13/cobra/":          {"cmd/lbproxy", "cmd/lbproxy-dev"},
+	"google.golang.org/grpc/examples/": {"cmd/lbproxy-dev"},
+	"google.golang.org/grpc/interop/":  {},
+	"github.com/google/go-cmp/":        {},
+	"go.uber.org/zap/zaptest/":         {},
+	"go.uber.org/goleak/":              {"internal/etcdtest"},
+	"testing/":                         {"internal/etcdtest"},
+}
+
+// production is the root of what is shipped. Nothing that it reaches may be for tests or the playground.
+const production = "cmd/lbproxy"
+
+func TestArrows(t *testing.T) {
+	packages := packagesOf(t, "..")
+	for name, p := range packages {
+		allowed, known := arrows[name]
+		if !known {
+			t.Errorf("package %s has no place in the table of arrows; give it one", name)
+			continue
+		}
+		for _, imported := range p.Imports {
+			if ours, ok := strings.CutPrefix(imported, module+"/"); ok && !slices.Contains(allowed, ours) {
+				t.Errorf("%s imports %s, and may import %s only; see DESIGN.md or the table of arrows",
+					name, ours, strings.Join(allowed, ", "))
+			}
+			for prefix, to := range confined {
+				if strings.HasPrefix(imported+"/", prefix) && !slices.Contains(to, name) {
+					t.Errorf("%s imports %s, which is for %s only", name, imported, strings.Join(append(slices.Clone(to), "tests"), ", "))
+				}
+			}
+		}
+	}
+	for name := range arrows {
+		if packages[name] == nil {
+			t.Errorf("package %s is in the table of arrows and nowhere else; take it out", name)
+		}
+	}
+}
+
+// What other modules bring along is for .ci/run to check, which asks the linked binary.
+func TestProductionBinaryCarriesNoTestHelpers(t *testing.T) {
+	packages := packagesOf(t, "..")
+	linked := map[string]bool{}
+	var reach func(name string)
+	reach = func(name string) {
+		if linked[name] || packages[name] == nil {
+			return
+		}
+		linked[name] = true
+		for _, imported := range packages[name].Imports {
+			if ours, ok := strings.CutPrefix(imported, module+"/"); ok {
+				reach(ours)
+			}
+		}
+	}
+	reach(production)
+	for _, part := range []string{"discovery", "picker", "proxy", "proxy/grpcengine", "configs", "admin"} {
+		if !linked[part] {
+			t.Errorf("%s does not reach %s, so it cannot be the product", production, part)
+		}
+	}
+	for _, helper := range []string{"internal/embedetcd", "internal/etcdtest", "cmd/lbproxy-dev", "test", "test/e2e"} {
+		if linked[helper] {
+			t.Errorf("%s reaches %s, which is not to be shipped", production, helper)
+		}
+	}
+}
+
+func TestEveryPackageSaysWhatItDecides(t *testing.T) {
+	for name, p := range packagesOf(t, "..") {
+		want := "Package " + p.Name + " "
+		if p.IsCommand() {
+			want = "Command " + path.Base(name) + " "
+		}
+		if len(p.GoFiles) > 0 && !strings.HasPrefix(p.Doc, want) {
+			t.Errorf("%s: the package's doc comment is %q, want it to begin with %q", name, p.Doc, want)
+		}
+	}
+}
+
+// packagesOf reads all packages below root, for whatever system their files are, by their paths from there. It
+// reads the files itself, as running "go list" would hide changes from the cache of test results.
+func packagesOf(t *testing.T, root string) map[string]*build.Package {
+	t.Helper()
+	everything := build.Default
+	everything.UseAllFiles = true
+	packages := map[string]*build.Package{}
+	err := filepath.WalkDir(root, func(dir string, entry fs.DirEntry, err error) error {
+		if err != nil || !entry.IsDir() {
+			return err
+		}
+		if base := entry.Name(); base == "testdata" || len(base) > 2 && strings.ContainsAny(base[:1], "._") {
+			return fs.SkipDir
+		}
+		p, err := everything.ImportDir(dir, 0)
+		var none *build.NoGoError
+		if errors.As(err, &none) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		name, err := filepath.Rel(root, dir)
+		packages[filepath.ToSlash(name)] = p
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(packages) < 10 {
+		t.Fatalf("found only %v", slices.Sorted(maps.Keys(packages)))
+	}
+	return packages
+}
