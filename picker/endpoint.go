@@ -55,9 +55,7 @@ type Endpoint struct {
 	conn    Conn
 	metrics *metrics.Endpoint
 
-	// refs counts running calls in its low half, and in its high half 1 while the endpoint is a member of its
-	// pool. At 0 nobody can use the endpoint any more; whoever brings it there closes it.
-	refs  atomic.Int64
+	refs  *refs
 	calls atomic.Uint64
 
 	// Protected by pool.mu:
@@ -68,11 +66,6 @@ type Endpoint struct {
 	lastErr  error
 }
 
-const (
-	member = int64(1) << 32
-	closed = int64(1) << 62
-)
-
 // Addr is the address to dial.
 func (e *Endpoint) Addr() string { return e.addr }
 
@@ -82,8 +75,7 @@ func (e *Endpoint) Conn() Conn { return e.conn }
 // acquire makes the endpoint usable for one call, until End or Return. It fails if the endpoint has closed
 // since it was picked.
 func (e *Endpoint) acquire() bool {
-	if e.refs.Add(1)&closed != 0 {
-		e.refs.Add(-1)
+	if !e.refs.add(call) {
 		return false
 	}
 	e.calls.Add(1)
@@ -94,33 +86,21 @@ func (e *Endpoint) acquire() bool {
 // End ends a call that was sent to the endpoint, with the status the caller got.
 func (e *Endpoint) End(code codes.Code) {
 	e.metrics.CallEnded(code)
-	e.release(1)
+	e.release(call)
 }
 
 // Return gives up a call that never reached the endpoint.
 func (e *Endpoint) Return() {
 	e.calls.Add(^uint64(0))
 	e.metrics.CallReturned()
-	e.release(1)
+	e.release(call)
 }
 
-func (e *Endpoint) release(refs int64) {
-	if e.refs.Add(-refs) == 0 && e.refs.CompareAndSwap(0, closed) {
+func (e *Endpoint) release(n int64) {
+	if e.refs.remove(n) {
 		e.pool.close(e)
 	}
 }
-
-// rejoin makes an endpoint that has left a member again. It fails if the endpoint has closed meanwhile.
-func (e *Endpoint) rejoin() bool {
-	if e.refs.Add(member)&closed != 0 {
-		e.refs.Add(-member)
-		return false
-	}
-	return true
-}
-
-// inFlight is the number of running calls.
-func (e *Endpoint) inFlight() uint64 { return uint64(e.refs.Load() & (member - 1)) }
 
 // SetState is how the engine tells what became of its connection. Cause says why it failed.
 func (e *Endpoint) SetState(state State, cause error) {

@@ -10,10 +10,10 @@ func newLeastRequest(endpoints []*Endpoint, _ picker) picker {
 
 func (l leastRequest) pick() *Endpoint {
 	i, j := l.draw(), l.draw()
-	first, second := l.slots[i].endpoint, l.slots[j].endpoint
+	first, second := &l.slots[i], &l.slots[j]
 	// second/width(j) < first/width(i), without dividing.
-	if second.inFlight()*l.width(i) < first.inFlight()*l.width(j) {
-		return second
+	if second.refs.calls()*l.width(i) < first.refs.calls()*l.width(j) {
+		return second.endpoint
 	}
-	return first
+	return first.endpoint
 }

@@ -223,6 +223,13 @@ func BenchmarkPick(b *testing.B) {
 					pool.call(b)
 				}
 			})
+			b.Run(fmt.Sprintf("%s/%d/call/parallel", policy, n), func(b *testing.B) {
+				b.RunParallel(func(pb *testing.PB) {
+					for pb.Next() {
+						pool.call(b)
+					}
+				})
+			})
 			pool.Close()
 		}
 	}

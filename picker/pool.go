@@ -71,8 +71,9 @@ func (p *Pool) Update(s discovery.Snapshot) {
 		before := p.order
 		p.order = make([]*Endpoint, 0, len(s.Instances))
 		stays := make(map[*Endpoint]bool, len(s.Instances))
+		counts := make(refsSlab, max(0, len(s.Instances)-len(before)))
 		for _, in := range s.Instances {
-			e := p.admit(in)
+			e := p.admit(in, &counts)
 			p.order = append(p.order, e)
 			stays[e] = true
 		}
@@ -91,14 +92,14 @@ func (p *Pool) Update(s discovery.Snapshot) {
 }
 
 // admit returns the endpoint of an instance: the one there is, or a new one.
-func (p *Pool) admit(in discovery.Instance) *Endpoint {
+func (p *Pool) admit(in discovery.Instance, counts *refsSlab) *Endpoint {
 	e := p.endpoints[in.Addr]
-	if e != nil && e.leaving && !e.rejoin() {
+	if e != nil && e.leaving && !e.refs.add(member) {
 		p.forget(e)
 		e = nil
 	}
 	if e == nil {
-		return p.join(in)
+		return p.join(in, counts.take())
 	}
 	if e.instance.CreateRevision != in.CreateRevision {
 		e.conn.Reset()
@@ -108,12 +109,12 @@ func (p *Pool) admit(in discovery.Instance) *Endpoint {
 	return e
 }
 
-func (p *Pool) join(in discovery.Instance) *Endpoint {
+func (p *Pool) join(in discovery.Instance, count *refs) *Endpoint {
 	e := &Endpoint{
-		pool: p, addr: in.Addr, instance: in, since: time.Now(),
+		pool: p, addr: in.Addr, refs: count, instance: in, since: time.Now(),
 		metrics: p.metrics.Endpoint(p.service, in.Addr),
 	}
-	e.refs.Store(member)
+	e.refs.add(member)
 	e.metrics.SetWeight(in.Weight)
 	e.metrics.SetReady(false)
 	p.endpoints[in.Addr] = e

@@ -52,7 +52,7 @@ func (e *Endpoint) status() EndpointStatus {
 		ModRevision:    e.instance.ModRevision,
 		State:          e.state.String(),
 		Since:          e.since,
-		InFlight:       e.inFlight(),
+		InFlight:       e.refs.calls(),
 		Calls:          e.calls.Load(),
 	}
 	if e.leaving {

@@ -15,10 +15,11 @@ type table struct {
 	shift int
 }
 
-// slot is an endpoint's place on the line. Its parts stand together because every pick reads both.
+// slot is an endpoint's place on the line, with what a pick reads of it.
 type slot struct {
 	end      uint64 // the first position behind it
 	endpoint *Endpoint
+	refs     *refs // of the endpoint
 }
 
 // newTable lays out endpoints by weight, which must be positive. Weights are divided by what they have in
@@ -31,7 +32,7 @@ func newTable(endpoints []*Endpoint, weight func(*Endpoint) uint64) *table {
 	t := &table{slots: make([]slot, len(endpoints))}
 	for i, e := range endpoints {
 		t.total += weight(e) / common
-		t.slots[i] = slot{t.total, e}
+		t.slots[i] = slot{t.total, e, e.refs}
 	}
 	t.shift = max(0, bits.Len64(t.total/uint64(len(endpoints)))-1)
 	t.first = make([]uint32, (t.total-1)>>t.shift+1)
