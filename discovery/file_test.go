@@ -10,10 +10,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
 
-	"github.com/fsnotify/fsnotify"
 	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
@@ -463,59 +461,6 @@ f.yaml:8: services.hello[3].addr: address "" is not host:port`},
 			if diff := cmp.Diff(test.want, err.Error()); diff != "" {
 				t.Errorf("-want +got:\n%s", diff)
 			}
-		})
-	}
-}
-
-func TestChangesSettle(t *testing.T) {
-	const poll = 5 * time.Second
-	for _, test := range []struct {
-		name    string
-		changes func(changed func()) // from time 0 on
-		within  time.Duration
-		want    []time.Duration // when the file is loaded
-	}{
-		{"one", func(changed func()) { changed() }, time.Second, []time.Duration{discovery.FileSettle}},
-		{"none", func(func()) {}, 2*poll + 1, []time.Duration{poll, 2 * poll}},
-		{
-			"a burst is one", func(changed func()) {
-				for range 5 {
-					changed()
-					time.Sleep(discovery.FileSettle / 2)
-				}
-			},
-			time.Second, []time.Duration{discovery.FileSettle * 3},
-		},
-		{
-			"without end", func(changed func()) {
-				for range 30 {
-					changed()
-					time.Sleep(discovery.FileSettle / 2)
-				}
-			},
-			1600 * time.Millisecond, []time.Duration{discovery.FileSettleMax, 30*discovery.FileSettle/2 + discovery.FileSettle/2},
-		},
-		{
-			"a poll leaves alone what is being written", func(changed func()) {
-				time.Sleep(poll - discovery.FileSettle/2)
-				changed()
-			},
-			poll + time.Second, []time.Duration{poll + discovery.FileSettle/2},
-		},
-	} {
-		t.Run(test.name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				ctx, cancel := context.WithTimeout(t.Context(), test.within)
-				defer cancel()
-				start := time.Now()
-				changes := make(chan fsnotify.Event)
-				go test.changes(func() { changes <- fsnotify.Event{} })
-				var got []time.Duration
-				discovery.FollowChanges(ctx, changes, nil, poll, func() { got = append(got, time.Since(start)) })
-				if diff := cmp.Diff(test.want, got); diff != "" {
-					t.Errorf("loaded at: -want +got:\n%s", diff)
-				}
-			})
 		})
 	}
 }

@@ -66,7 +66,10 @@ func newRootCommand() *cobra.Command {
 		SilenceUsage:  true,
 	}
 	root.AddCommand(
+		newServeCommand(),
+		newCheckCommand(),
 		newRegisterCommand(),
+		newServicesCommand(),
 		newVersionCommand(),
 	)
 	// What a command returns is a failure unless it says otherwise: what is left to cobra is wrong usage.

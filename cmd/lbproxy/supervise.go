@@ -74,7 +74,9 @@ func (s *supervisor) run(ctx context.Context, p *process) error {
 			"check that it listens there, or raise --start-timeout", s.addr, s.startTimeout)}
 	case happened:
 		s.registrar.Start()
-		s.await(ctx, nil) // for the command to end, or to be stopped
+		if s.await(ctx, nil) != exited {
+			s.log.Info("deregistering, then stopping the command", zap.Stringer("signal", s.stop), zap.Duration("wait", s.drainWait))
+		}
 		s.deregister(ctx)
 	case stopping: // nothing is registered yet
 	}

@@ -1,6 +1,5 @@
-// Package filewatch tells what is in a file, again and again, as it changes. However it is written (in place,
-// by renaming another over it, or by the links of a Kubernetes ConfigMap), each content is told once, and not
-// before the writer has left the file alone for a moment.
+// Package filewatch tells when a file is worth reading again. However it is written (in place, by renaming
+// another over it, or by the links of a Kubernetes ConfigMap), that is soon after the writer has left it alone.
 package filewatch
 
 import (
@@ -24,47 +23,41 @@ const (
 	DefaultPoll = 5 * time.Second
 )
 
-// Run calls changed with the content of the file at path, or the error of reading it: first as it is now, then
-// whenever it is not the same any more. It returns when ctx is done.
-func Run(ctx context.Context, path string, poll time.Duration, log *zap.Logger, changed func(data []byte, err error)) {
-	w := &watch{path: path, changed: changed}
-	var events <-chan fsnotify.Event
-	var lost <-chan error
+// A Watch is on one file. It belongs to one goroutine.
+type Watch struct {
+	path    string
+	watcher *fsnotify.Watcher // nil where there is none to be had
+
+	read bool // at least once; then what came of it:
+	data []byte
+	err  error
+}
+
+// New watches the file at path, which need not exist. Run ends the watch.
+func New(path string, log *zap.Logger) *Watch {
+	w := &Watch{path: path}
 	watcher, err := fsnotify.NewWatcher()
 	if err != nil {
 		log.Warn("file can only be polled; a higher fs.inotify.max_user_instances may help",
-			zap.String("file", path), zap.Duration("every", poll), zap.Error(err))
-	} else {
-		defer watcher.Close()
-		events, lost = watcher.Events, watcher.Errors
+			zap.String("file", path), zap.Error(err))
+		return w
 	}
-	// The directory is watched, because the file itself may be replaced. Adding it again has no effect while
-	// it is watched, and makes up for a directory that did not exist.
-	look := func() {
-		if watcher != nil {
-			_ = watcher.Add(filepath.Dir(path))
-		}
-		w.read() // after the watch has begun, so that no change falls between the two
-	}
-	look()
-	follow(ctx, events, lost, poll, look)
+	w.watcher = watcher
+	return w
 }
 
-type watch struct {
-	path    string
-	changed func(data []byte, err error)
-	told    bool
-	data    []byte
-	err     error
-}
-
-func (w *watch) read() {
-	data, err := os.ReadFile(w.path)
-	if w.told && bytes.Equal(data, w.data) && sameError(err, w.err) {
-		return
+// Read reads the file, and tells whether it is not as it was the last time.
+func (w *Watch) Read() (data []byte, changed bool, err error) {
+	if w.watcher != nil {
+		// The directory is watched, because the file itself may be replaced. Adding it again has no effect
+		// while it is watched, and makes up for a directory that did not exist. It comes before the reading,
+		// so that no change falls between the two.
+		_ = w.watcher.Add(filepath.Dir(w.path))
 	}
-	w.told, w.data, w.err = true, data, err
-	w.changed(data, err)
+	data, err = os.ReadFile(w.path)
+	changed = !w.read || !bytes.Equal(data, w.data) || !sameError(err, w.err)
+	w.read, w.data, w.err = true, data, err
+	return data, changed, err
 }
 
 func sameError(a, b error) bool {
@@ -72,6 +65,16 @@ func sameError(a, b error) bool {
 		return a == b
 	}
 	return a.Error() == b.Error()
+}
+
+// Run calls look, which should Read, soon after each change of the file, and every poll, until ctx is done.
+func (w *Watch) Run(ctx context.Context, poll time.Duration, look func()) {
+	if w.watcher == nil {
+		follow(ctx, nil, nil, poll, look)
+		return
+	}
+	defer w.watcher.Close()
+	follow(ctx, w.watcher.Events, w.watcher.Errors, poll, look)
 }
 
 // follow calls look when events have come and then none for settle, or have come for settleMax on end; and at

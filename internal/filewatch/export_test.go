@@ -1,0 +1,9 @@
+package filewatch
+
+// For tests.
+const (
+	Settle    = settle
+	SettleMax = settleMax
+)
+
+var Follow = follow
