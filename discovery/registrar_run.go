@@ -176,7 +176,7 @@ func (r *Registrar) settle(ctx context.Context, client *clientv3.Client) (revisi
 			if r.heldUnder == r.lease {
 				r.log.Warn("the registration is gone from etcd; restoring it")
 			}
-		case ours && found.ModRevision == r.Status().ModRevision: // a new weight is wanted
+		case ours: // a new weight is wanted, or someone edited the value
 		case r.fresh:
 			// With its own create revision the instance gets nothing of what proxies hold against its predecessor.
 			r.log.Info("replacing an earlier registration", zap.String("lease", leaseName(found.Lease)))

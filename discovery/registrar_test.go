@@ -321,7 +321,7 @@ func TestRegistrarRestores(t *testing.T) {
 				if _, err := etcd.Put(t.Context(), testKey, "{}", clientv3.WithIgnoreLease()); err != nil {
 					t.Fatal(err)
 				}
-			}, "someone else wrote", false, false,
+			}, "registration written", false, false,
 		},
 	} {
 		t.Run(test.name, func(t *testing.T) {
