@@ -1,0 +1,30 @@
+# lbproxy alone, on nothing:
+#
+#     docker build --build-arg VERSION=v0.1.0 --tag lbproxy:0.1.0 .
+#
+# The proxy is one per host and listens at loopback unless told otherwise, so it wants the host's network:
+#
+#     docker run --network host lbproxy:0.1.0 serve --etcd 10.0.0.1:2379
+
+# The Go of go.mod. It runs on the platform of the building machine, whatever platform the image is for.
+FROM --platform=$BUILDPLATFORM golang:1.26.8 AS build
+WORKDIR /src
+COPY . .
+ARG VERSION=devel
+ARG TARGETOS
+ARG TARGETARCH
+# Static, as the image has no C library; without the tables for debuggers, which neither panics nor profiles need.
+RUN --mount=type=cache,target=/go/pkg/mod --mount=type=cache,target=/root/.cache/go-build \
+    CGO_ENABLED=0 GOOS=$TARGETOS GOARCH=$TARGETARCH \
+    go build -trimpath -ldflags "-s -w -X main.version=$VERSION" -o /out/lbproxy ./cmd/lbproxy
+
+FROM scratch
+# For TLS to an etcd whose certificate is of a public authority.
+COPY --from=build /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/
+COPY --from=build /out/lbproxy /lbproxy
+# A number: of a name Kubernetes cannot tell that it is not root's.
+USER 65532:65532
+# Calls and the admin API.
+EXPOSE 7070 7071
+ENTRYPOINT ["/lbproxy"]
+CMD ["serve"]

@@ -1,0 +1,35 @@
+# Shorthands for .ci/run, which holds the commands.
+.DEFAULT_GOAL := help
+.PHONY: help build test e2e race lint fuzz bench image ci
+
+VERSION = $(shell git describe --tags --always --dirty)
+
+help: ## what there is
+	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "  make %-6s  %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+build: ## the binaries, into bin/
+	@.ci/run build
+
+test: ## all tests
+	@.ci/run test
+
+e2e: ## only the stories: real etcd, real servers, real clients
+	go test -count=1 ./test/e2e/
+
+race: ## all tests with the race detector
+	@.ci/run race
+
+lint: ## formatting, go vet, staticcheck, go.mod
+	@.ci/run format lint modules
+
+fuzz: ## every fuzz target for FUZZTIME (5s)
+	@.ci/run fuzz
+
+bench: ## the benchmarks; compare two outputs with: go tool benchstat OLD NEW
+	go test -run '^$$' -bench . -benchmem ./...
+
+image: ## the container image lbproxy:VERSION
+	docker build --build-arg VERSION=$(VERSION) --tag lbproxy:$(VERSION) .
+
+ci: ## everything that CI runs
+	@.ci/run
