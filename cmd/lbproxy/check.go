@@ -23,7 +23,7 @@ func newCheckCommand() *cobra.Command {
 			switch output {
 			case "text":
 				if err != nil {
-					return usageError(err)
+					return configError(err)
 				}
 				_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s: ok (%d listeners, %d services, %d routes)\n",
 					path, len(cfg.Listeners), len(cfg.Services), len(cfg.Routes))
@@ -33,7 +33,7 @@ func newCheckCommand() *cobra.Command {
 					return e
 				}
 				if err != nil {
-					return &exitError{code: exitUsage}
+					return configError(nil) // it has been said
 				}
 				return nil
 			}

@@ -25,14 +25,17 @@ const (
 
 // An exitError ends the process with a code of its own.
 type exitError struct {
-	code int
-	err  error // nil when everything has been said already
+	code  int
+	err   error // nil when everything has been said already
+	usage bool  // the help would help
 }
 
 func (e *exitError) Error() string { return fmt.Sprintf("exit code %d: %v", e.code, e.err) }
 func (e *exitError) Unwrap() error { return e.err }
 
-func usageError(err error) error { return &exitError{exitUsage, err} }
+// usageError is for a command line that is wrong, configError for a configuration.
+func usageError(err error) error  { return &exitError{code: exitUsage, err: err, usage: true} }
+func configError(err error) error { return &exitError{code: exitUsage, err: err} }
 
 // run is the whole program; it returns the exit code. The commands that go on until a signal see to signals
 // by themselves: all others end at once, as is the default.
@@ -47,12 +50,12 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	}
 	var exit *exitError
 	if !errors.As(err, &exit) { // cobra's own, see newRootCommand
-		exit = &exitError{exitUsage, err}
+		exit = &exitError{code: exitUsage, err: err, usage: true}
 	}
 	if exit.err != nil {
 		fmt.Fprintf(stderr, "lbproxy: %v\n", exit.err)
 	}
-	if exit.code == exitUsage {
+	if exit.usage {
 		fmt.Fprintf(stderr, "Run '%s --help' for usage.\n", cmd.CommandPath())
 	}
 	return exit.code
@@ -81,7 +84,7 @@ func newRootCommand() *cobra.Command {
 			if err == nil || errors.As(err, &exit) {
 				return err
 			}
-			return &exitError{exitFailure, err}
+			return &exitError{code: exitFailure, err: err}
 		}
 	}
 	return root

@@ -57,9 +57,9 @@ func (p *process) start() error {
 	case err == nil:
 		return nil
 	case errors.Is(err, exec.ErrNotFound), errors.Is(err, fs.ErrNotExist):
-		return &exitError{exitNotFound, err}
+		return &exitError{code: exitNotFound, err: err}
 	}
-	return &exitError{exitNotExecutable, err}
+	return &exitError{code: exitNotExecutable, err: err}
 }
 
 // signal sends a signal to the command and what it has started, unless they have ended.

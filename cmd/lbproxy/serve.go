@@ -121,7 +121,7 @@ func (f *serveFlags) serve(cmd *cobra.Command) error {
 	load := func() (*configs.Config, error) { return f.load(cmd.Flags().Changed) }
 	cfg, err := load()
 	if err != nil {
-		return usageError(err)
+		return configError(err)
 	}
 	log, level := newLogger(cmd.ErrOrStderr(), cfg.Log)
 	defer log.Sync()

@@ -66,11 +66,11 @@ func (s *supervisor) run(ctx context.Context, p *process) error {
 	s.log.Info("command started", zap.Strings("command", p.cmd.Args), zap.Int("pid", p.cmd.Process.Pid))
 	switch s.awaitAccepting(ctx) {
 	case exited:
-		return &exitError{max(p.exitCode(), exitFailure), fmt.Errorf(
+		return &exitError{code: max(p.exitCode(), exitFailure), err: fmt.Errorf(
 			"the command ended before %s accepted connections: %v", s.addr, p.cmd.ProcessState)}
 	case timeout:
 		s.kill()
-		return &exitError{exitFailure, fmt.Errorf("%s accepts no connections %v after the start of the command; "+
+		return &exitError{code: exitFailure, err: fmt.Errorf("%s accepts no connections %v after the start of the command; "+
 			"check that it listens there, or raise --start-timeout", s.addr, s.startTimeout)}
 	case happened:
 		s.registrar.Start()
