@@ -22,7 +22,7 @@ race: ## all tests with the race detector
 lint: ## formatting, go vet, staticcheck, go.mod
 	@.ci/run format lint modules
 
-fuzz: ## every fuzz target for FUZZTIME (5s)
+fuzz: ## every fuzz target, FUZZTIME=5000x inputs each
 	@.ci/run fuzz
 
 bench: ## the benchmarks; compare two outputs with: go tool benchstat OLD NEW
