@@ -201,6 +201,12 @@ func (c *EtcdClient) get(ctx context.Context) (*clientv3.Client, error) {
 }
 
 func (c *EtcdClient) dial() (*clientv3.Client, error) {
+	c.mu.Lock()
+	client := c.client
+	c.mu.Unlock()
+	if client != nil { // made by an attempt that ended between our caller's look and this one
+		return client, nil
+	}
 	client, err := clientv3.New(c.cfg)
 	if err != nil {
 		return nil, fmt.Errorf("etcd %s: %w", c.Endpoints(), err)
