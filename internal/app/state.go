@@ -50,6 +50,10 @@ func (a *App) ReloadFailed(err error) {
 }
 
 func (a *App) apply(cfg *configs.Config) {
+	// First, because what follows logs.
+	if level, err := zap.ParseAtomicLevel(cfg.Log.Level); err == nil { // validated before
+		a.level.SetLevel(level.Level())
+	}
 	services := map[string]proxy.ServiceConfig{}
 	for name, s := range cfg.Services {
 		services[name] = serviceConfig(s)
@@ -60,9 +64,6 @@ func (a *App) apply(cfg *configs.Config) {
 		routes = append(routes, proxy.Route(r))
 	}
 	a.policy.SetRoutes(routes)
-	if level, err := zap.ParseAtomicLevel(cfg.Log.Level); err == nil { // validated before
-		a.level.SetLevel(level.Level())
-	}
 }
 
 func serviceConfig(s configs.Service) proxy.ServiceConfig {
