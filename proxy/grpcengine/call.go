@@ -36,7 +36,7 @@ func (f *front) relay(srv any, stream grpc.ServerStream, info *grpc.StreamServer
 	defer context.AfterFunc(f.engine.forced, func() { cancel(context.Cause(f.engine.forced)) })()
 
 	md, _ := metadata.FromIncomingContext(ctx)
-	c := &call{metadata: md, authority: first(md[":authority"])}
+	c := &call{metadata: md, authority: first(md[":authority"]), answer: answer{headers: make(chan struct{})}}
 	c.ctx = context.WithValue(ctx, callKey{}, c)
 	c.caller = &callerStream{ServerStream: stream, ctx: c.ctx}
 	err := f.policy.Begin(&c.Call, &proxy.Request{
@@ -227,12 +227,24 @@ func (s *backendStream) relayHeader() error {
 		return err
 	}
 	c := s.call
-	// Left alone, grpc-go would answer in the encoding of the request. A caller that does not accept the
-	// backend's encoding gets the message as it is.
-	if grpc.SetSendCompressor(c.ctx, c.answer.encoding()) != nil {
-		if err := grpc.SetSendCompressor(c.ctx, encoding.Identity); err != nil {
+	name, err := c.answer.encoding(s.Context())
+	if err != nil {
+		return err
+	}
+	// Left alone, grpc-go answers in the encoding of the request.
+	if name != encodingOf(c.ctx) {
+		if err := c.answerIn(name); err != nil {
 			return err
 		}
 	}
 	return c.caller.ServerStream.SendHeader(md)
+}
+
+// answerIn sets the encoding of the messages to the caller: the backend's, or none where the backend uses none
+// or the caller does not accept it.
+func (c *call) answerIn(name string) error {
+	if name != "" && grpc.SetSendCompressor(c.ctx, name) == nil {
+		return nil
+	}
+	return grpc.SetSendCompressor(c.ctx, encoding.Identity)
 }

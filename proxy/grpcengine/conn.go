@@ -50,7 +50,6 @@ func (e *Engine) Dial(ep *picker.Endpoint) picker.Conn {
 		),
 		grpc.WithStatsHandler(answerFacts{}),
 		grpc.WithMaxHeaderListSize(maxHeaderListSize),
-		grpc.WithSharedWriteBuffer(true),
 		grpc.WithIdleTimeout(0),
 		grpc.WithDisableRetry(),
 		grpc.WithDisableServiceConfig(),

@@ -13,7 +13,9 @@
 //     decompressed and compressed again, in either direction only if the sender used it;
 //   - grpc-accept-encoding: the backend sees what this engine accepts;
 //   - the order of metadata with different keys, and non-gRPC headers such as te;
-//   - grpc-timeout to the last digit: the backend gets what is left of it.
+//   - grpc-timeout to the last digit: the backend gets what is left of it;
+//   - the status of a call whose deadline runs out inside the proxy: grpc-go resets the caller's stream at that
+//     moment, and the caller has the status that it makes itself. It is counted all the same.
 package grpcengine
 
 import (
@@ -71,7 +73,6 @@ func (e *Engine) Serve(p *proxy.Policy, l net.Listener, service string) error {
 		grpc.MaxSendMsgSize(math.MaxInt),
 		grpc.MaxHeaderListSize(maxHeaderListSize),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: minPingInterval, PermitWithoutStream: true}),
-		grpc.SharedWriteBuffer(true),
 		grpc.WaitForHandlers(true),
 	)
 	if !e.add(s) {

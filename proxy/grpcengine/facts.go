@@ -2,9 +2,9 @@ package grpcengine
 
 import (
 	"context"
+	"sync"
 	"sync/atomic"
 
-	"google.golang.org/grpc/encoding"
 	"google.golang.org/grpc/stats"
 )
 
@@ -13,17 +13,23 @@ import (
 
 // answer is the facts of a backend's answer.
 type answer struct {
-	compressed atomic.Pointer[string]
-	complete   atomic.Bool // the backend's trailers have come
+	once       sync.Once     // a stream that grpc-go opened anew may get headers twice
+	headers    chan struct{} // closed when the headers have come
+	compressed string        // the encoding of the messages, empty for none; written before headers is closed
+	complete   atomic.Bool   // the backend's trailers have come
 }
 
 type answerKey struct{}
 
-func (a *answer) encoding() string {
-	if name := a.compressed.Load(); name != nil && *name != "" {
-		return *name
+// encoding waits for the headers, which grpc-go tells of to a stats handler a moment later than to the stream,
+// and returns the encoding of the messages after them; empty for none.
+func (a *answer) encoding(ctx context.Context) (string, error) {
+	select {
+	case <-a.headers:
+		return a.compressed, nil
+	case <-ctx.Done():
+		return "", context.Cause(ctx)
 	}
-	return encoding.Identity
 }
 
 // answerFacts fills in the answer in a call's context.
@@ -38,7 +44,10 @@ func (answerFacts) HandleRPC(ctx context.Context, s stats.RPCStats) {
 	}
 	switch s := s.(type) {
 	case *stats.InHeader:
-		a.compressed.Store(&s.Compression)
+		a.once.Do(func() {
+			a.compressed = s.Compression
+			close(a.headers)
+		})
 	case *stats.InTrailer:
 		a.complete.Store(true)
 	}
