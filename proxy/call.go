@@ -134,11 +134,11 @@ func (c *Call) Pick(ctx context.Context) error {
 // doing, [context.Canceled] if it is the caller's.
 func (c *Call) Interrupted(ctx context.Context, doing string) error {
 	var own *Error
-	cause := context.Cause(ctx)
-	switch {
-	case errors.As(cause, &own):
+	if errors.As(context.Cause(ctx), &own) {
 		return own
-	case errors.Is(cause, context.DeadlineExceeded):
+	}
+	// Not the cause: at the deadline an engine may end the caller's stream a moment before the context ends itself.
+	if deadline, ok := ctx.Deadline(); ok && !time.Now().Before(deadline) {
 		return ErrDeadline(c.service.name, doing)
 	}
 	return context.Canceled
