@@ -7,70 +7,210 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
+	"os"
+	"path"
+	"strconv"
+	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"go.uber.org/goleak"
 	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
 	"go.uber.org/zap/zaptest"
+	"go.uber.org/zap/zaptest/observer"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
-	hello "google.golang.org/grpc/examples/helloworld/helloworld"
 
 	"github.com/lbproxy/lbproxy/configs"
 	"github.com/lbproxy/lbproxy/discovery"
 	"github.com/lbproxy/lbproxy/internal/app"
+	"github.com/lbproxy/lbproxy/internal/embedetcd"
 	"github.com/lbproxy/lbproxy/picker"
 	"github.com/lbproxy/lbproxy/proxy"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// engines are those that every story is told on.
+var engines = []engine{
+	{name: configs.EngineGRPCProxy, alters: []string{"grpc-accept-encoding", "user-agent"}},
+}
+
+// engine is one by its name in the configuration. Alters is the request headers that, as its package doc
+// admits, do not reach the backend as the caller sent them.
+type engine struct {
+	name   string
+	alters []string
+}
 
 // patience bounds every wait for something that must happen.
 const patience = 20 * time.Second
 
-// lbproxy is a running proxy.
-type lbproxy struct {
-	*app.App
-	t    testing.TB
-	stop func() error // ends it as SIGTERM does, once
+func TestMain(m *testing.M) { goleak.VerifyTestMain(stories{m}) }
+
+// stories is all tests, between the start and the end of the etcd they share.
+type stories struct{ *testing.M }
+
+func (s stories) Run() int {
+	dir, err := os.MkdirTemp("", "lbproxy-e2e-")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer os.RemoveAll(dir)
+	makeFatalsPanic()
+	sharedEtcd = sync.OnceValues(func() (*embedetcd.Server, error) { return embedetcd.Start(dir) })
+	code := s.M.Run()
+	if etcd, err := sharedEtcd(); err == nil {
+		etcd.Stop()
+	}
+	return code
 }
 
-// startProxy runs a proxy on the etcd at endpoint. Configure may change its configuration.
-func startProxy(t testing.TB, endpoint string, configure ...func(*configs.Config)) *lbproxy {
+// sharedEtcd is for the stories that leave etcd as it is.
+var sharedEtcd func() (*embedetcd.Server, error)
+
+// world is where a story takes place: an etcd, or a root of its own in the shared one, and an engine.
+type world struct {
+	t      testing.TB
+	engine engine
+	etcd   string // host:port
+	root   string
+	client *discovery.EtcdClient
+	ttl    time.Duration // of registrations
+}
+
+// shortTTL is the shortest that a registrar takes: stories do not wait longer than they must.
+const shortTTL = 2 * time.Second
+
+// onEveryEngine tells a story on each engine, in a world of its own.
+func onEveryEngine(t *testing.T, story func(t *testing.T, w *world)) {
 	t.Helper()
-	cfg := configs.Default()
-	cfg.Listeners = []configs.Listener{{Address: "127.0.0.1:0"}}
-	cfg.Admin.Address = "127.0.0.1:0"
-	cfg.Discovery.Etcd.Endpoints = []string{endpoint}
-	for _, c := range configure {
-		c(cfg)
+	for _, e := range engines {
+		t.Run(e.name, func(t *testing.T) { story(t, newWorld(t, e)) })
 	}
-	a, err := app.New(cfg, "e2e", zaptest.NewLogger(t, zaptest.Level(zap.WarnLevel)), zap.NewAtomicLevel())
+}
+
+func newWorld(t testing.TB, e engine) *world {
+	t.Helper()
+	etcd, err := sharedEtcd()
 	if err != nil {
 		t.Fatal(err)
 	}
+	w := &world{
+		t: t, engine: e, etcd: etcd.Endpoint(), ttl: shortTTL,
+		root: path.Join("/", t.Name(), strconv.FormatInt(time.Now().UnixNano(), 36)),
+	}
+	w.client = w.newClient()
+	return w
+}
+
+// on moves the world to another etcd.
+func (w *world) on(etcd string) {
+	w.t.Helper()
+	w.etcd = etcd
+	w.client = w.newClient()
+}
+
+func (w *world) newClient() *discovery.EtcdClient {
+	w.t.Helper()
+	c, err := discovery.NewEtcdClient(discovery.EtcdConfig{
+		Endpoints: []string{w.etcd}, Root: w.root, DialTimeout: time.Second,
+	}, zap.NewNop())
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.t.Cleanup(func() { c.Close() })
+	return c
+}
+
+// lbproxy is a running proxy.
+type lbproxy struct {
+	*app.App
+	t     testing.TB
+	cfg   *configs.Config // what it was started with, or last told to reload
+	level zap.AtomicLevel
+	logs  *observer.ObservedLogs
+	term  func() // what SIGTERM does
+	ended <-chan error
+}
+
+// config is what the proxies of this world start with.
+func (w *world) config(change ...func(*configs.Config)) *configs.Config {
+	cfg := configs.Default()
+	cfg.Engine = w.engine.name
+	cfg.Listeners = []configs.Listener{{Address: "127.0.0.1:0"}}
+	cfg.Admin.Address = "127.0.0.1:0"
+	cfg.Discovery.Etcd.Endpoints = []string{w.etcd}
+	cfg.Discovery.Etcd.Root = w.root
+	cfg.Discovery.Etcd.DialTimeout = time.Second
+	for _, c := range change {
+		c(cfg)
+	}
+	return cfg
+}
+
+// startProxy runs a proxy until the test ends, or until it is stopped.
+func (w *world) startProxy(change ...func(*configs.Config)) *lbproxy {
+	w.t.Helper()
+	p := &lbproxy{t: w.t, cfg: w.config(change...), level: zap.NewAtomicLevel()}
+	var observed zapcore.Core
+	observed, p.logs = observer.New(p.level)
+	log := zaptest.NewLogger(w.t, zaptest.Level(zap.ErrorLevel), zaptest.WrapOptions(
+		zap.WrapCore(func(c zapcore.Core) zapcore.Core { return zapcore.NewTee(c, observed) })))
+	a, err := app.New(p.cfg, "e2e", log, p.level)
+	if err != nil {
+		w.t.Fatal(err)
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
-	go func() { ended <- a.Run(ctx) }() // ends by stop, which waits for it
-	p := &lbproxy{App: a, t: t}
-	stopped := false
-	p.stop = func() error {
-		if stopped {
-			return nil
-		}
-		stopped = true
-		cancel()
-		return <-ended
-	}
-	t.Cleanup(func() {
-		if err := p.stop(); err != nil {
-			t.Error(err)
-		}
-	})
+	go func() { ended <- a.Run(ctx) }() // ends by term; stop waits for it
+	p.App, p.term, p.ended = a, cancel, ended
+	w.t.Cleanup(p.stop)
 	return p
+}
+
+// stop ends the proxy as SIGTERM does and waits until it has ended. Stopping again does nothing.
+func (p *lbproxy) stop() {
+	p.t.Helper()
+	p.term()
+	if p.ended == nil {
+		return
+	}
+	if err := <-p.ended; err != nil {
+		p.t.Error(err)
+	}
+	p.ended = nil
+}
+
+// reload has the proxy take over a changed configuration, as it does on SIGHUP.
+func (p *lbproxy) reload(change ...func(*configs.Config)) {
+	next := *p.cfg
+	for _, c := range change {
+		c(&next)
+	}
+	p.cfg = &next
+	p.Reload(&next)
+}
+
+// listed makes the proxy watch services from the start.
+func listed(services ...string) func(*configs.Config) {
+	return func(cfg *configs.Config) {
+		cfg.Services = map[string]configs.Service{}
+		for _, name := range services {
+			cfg.Services[name] = configs.DefaultService()
+		}
+	}
+}
+
+// listedAs is listed for one service with settings of its own.
+func listedAs(service string, set func(*configs.Service)) func(*configs.Config) {
+	return func(cfg *configs.Config) {
+		s := configs.DefaultService()
+		set(&s)
+		cfg.Services = map[string]configs.Service{service: s}
+	}
 }
 
 // dial connects a client to the proxy. Authority is what the client calls the server; empty, its address.
@@ -92,15 +232,20 @@ func dial(t testing.TB, target string, opts ...grpc.DialOption) *grpc.ClientConn
 // admin gets a page of the admin API.
 func (p *lbproxy) admin(path string) (code int, body string) {
 	p.t.Helper()
-	resp, err := http.Get("http://" + p.AdminAddr() + path)
+	return get(p.t, "http://"+p.AdminAddr()+path)
+}
+
+func get(t testing.TB, url string) (code int, body string) {
+	t.Helper()
+	resp, err := http.Get(url)
 	if err != nil {
-		p.t.Fatal(err)
+		t.Fatal(err)
 	}
-	defer resp.Body.Close()
 	defer http.DefaultClient.CloseIdleConnections()
+	defer resp.Body.Close()
 	b, err := io.ReadAll(resp.Body)
 	if err != nil {
-		p.t.Fatal(err)
+		t.Fatal(err)
 	}
 	return resp.StatusCode, string(b)
 }
@@ -114,6 +259,26 @@ func (p *lbproxy) service(name string) (s proxy.ServiceStatus) {
 		}
 	}
 	return s
+}
+
+// metrics is every series of /metrics with its value, by its name and labels as they stand there.
+func (p *lbproxy) metrics() map[string]float64 {
+	p.t.Helper()
+	_, page := p.admin("/metrics")
+	series := map[string]float64{}
+	for line := range strings.Lines(page) {
+		line = strings.TrimSpace(line)
+		if line == "" || line[0] == '#' {
+			continue
+		}
+		i := strings.LastIndexByte(line, ' ')
+		value, err := strconv.ParseFloat(line[i+1:], 64)
+		if err != nil {
+			p.t.Fatalf("metrics: %q: %v", line, err)
+		}
+		series[line[:i]] = value
+	}
+	return series
 }
 
 // awaitReady waits until the proxy is connected to n instances of a service, and nothing else is left of it.
@@ -142,91 +307,9 @@ func await(t testing.TB, what string, holds func() bool) {
 	}
 }
 
-// listed makes the proxy watch services from the start.
-func listed(services ...string) func(*configs.Config) {
-	return func(cfg *configs.Config) {
-		cfg.Services = map[string]configs.Service{}
-		for _, name := range services {
-			cfg.Services[name] = configs.DefaultService()
-		}
-	}
-}
-
-// backend is a gRPC server that says hello by its own name.
-type backend struct {
-	hello.UnimplementedGreeterServer
-	*grpc.Server
-	addr string
-}
-
-// startBackend serves hello, and what register adds.
-func startBackend(t testing.TB, register ...func(*grpc.Server)) *backend {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	b := &backend{Server: grpc.NewServer(), addr: l.Addr().String()}
-	hello.RegisterGreeterServer(b.Server, b)
-	for _, r := range register {
-		r(b.Server)
-	}
-	ended := make(chan struct{})
-	go func() { // ends by Stop
-		defer close(ended)
-		b.Serve(l)
-	}()
-	t.Cleanup(func() {
-		b.Stop()
-		<-ended
-	})
-	return b
-}
-
-func (b *backend) SayHello(_ context.Context, in *hello.HelloRequest) (*hello.HelloReply, error) {
-	return &hello.HelloReply{Message: b.addr}, nil
-}
-
-// register registers the backend until the test ends, or until it is stopped.
-func (b *backend) register(t testing.TB, etcd *discovery.EtcdClient, service, version string, weight int) *discovery.Registrar {
-	t.Helper()
-	r, err := discovery.NewRegistrar(etcd, service,
-		discovery.Instance{Addr: b.addr, Version: version, Weight: weight},
-		discovery.RegistrarOptions{Log: zaptest.NewLogger(t, zaptest.Level(zap.WarnLevel))})
-	if err != nil {
-		t.Fatal(err)
-	}
-	r.Start()
-	t.Cleanup(func() { r.Stop(context.Background()) })
-	select {
-	case <-r.Registered():
-	case <-time.After(patience):
-		t.Fatal("not registered in time")
-	}
-	return r
-}
-
-// etcdClient is the client that instances register through.
-func etcdClient(t testing.TB, endpoint string) *discovery.EtcdClient {
-	t.Helper()
-	c, err := discovery.NewEtcdClient(discovery.EtcdConfig{Endpoints: []string{endpoint}}, zap.NewNop())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { c.Close() })
-	return c
-}
-
-// greet calls SayHello n times and counts who answered.
-func greet(t testing.TB, cc grpc.ClientConnInterface, n int, opts ...grpc.CallOption) map[string]int {
-	t.Helper()
-	answers := map[string]int{}
-	for range n {
-		reply, err := hello.NewGreeterClient(cc).SayHello(t.Context(), &hello.HelloRequest{Name: "e2e"}, opts...)
-		if err != nil {
-			t.Fatal(err)
-		}
-		answers[reply.Message]++
-	}
-	return answers
+// within ends the context of a call that must end soon.
+func within(t testing.TB) context.Context {
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	t.Cleanup(cancel)
+	return ctx
 }

@@ -1,0 +1,166 @@
+package e2e
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"testing"
+	"time"
+
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest"
+	"google.golang.org/grpc"
+	hello "google.golang.org/grpc/examples/helloworld/helloworld"
+
+	"github.com/lbproxy/lbproxy/discovery"
+)
+
+// backend is a gRPC server that says who it is: to SayHello, and to every message of any stream.
+type backend struct {
+	hello.UnimplementedGreeterServer
+	*grpc.Server
+	addr  string
+	ended chan struct{} // closed when it serves no more
+
+	// What startBackend's options may set:
+	listen   string
+	options  []grpc.ServerOption
+	services []func(*grpc.Server)
+	sayHello func(context.Context) error // what SayHello does before it answers
+}
+
+// at has the backend listen at an address that an earlier one has left.
+func at(addr string) func(*backend) { return func(b *backend) { b.listen = addr } }
+
+// serving adds services to those of the backend.
+func serving(register func(*grpc.Server)) func(*backend) {
+	return func(b *backend) { b.services = append(b.services, register) }
+}
+
+// onHello has SayHello do something before it answers.
+func onHello(do func(context.Context) error) func(*backend) {
+	return func(b *backend) { b.sayHello = do }
+}
+
+// startBackend starts a backend that runs until the test ends, or until it is stopped.
+func startBackend(t testing.TB, options ...func(*backend)) *backend {
+	t.Helper()
+	b := &backend{
+		listen: "127.0.0.1:0", ended: make(chan struct{}),
+		sayHello: func(context.Context) error { return nil },
+	}
+	b.options = []grpc.ServerOption{grpc.UnknownServiceHandler(b.converse), grpc.WaitForHandlers(true)}
+	for _, o := range options {
+		o(b)
+	}
+	l, err := net.Listen("tcp", b.listen)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.addr = l.Addr().String()
+	b.Server = grpc.NewServer(b.options...)
+	hello.RegisterGreeterServer(b.Server, b)
+	for _, register := range b.services {
+		register(b.Server)
+	}
+	go func() { // ends by Stop
+		defer close(b.ended)
+		b.Serve(l)
+	}()
+	t.Cleanup(b.kill)
+	return b
+}
+
+// kill ends the backend and every connection to it at once.
+func (b *backend) kill() {
+	b.Stop()
+	<-b.ended
+}
+
+func (b *backend) SayHello(ctx context.Context, _ *hello.HelloRequest) (*hello.HelloReply, error) {
+	if err := b.sayHello(ctx); err != nil {
+		return nil, err
+	}
+	return &hello.HelloReply{Message: b.addr}, nil
+}
+
+func (b *backend) converse(_ any, stream grpc.ServerStream) error {
+	for {
+		if err := stream.RecvMsg(&hello.HelloRequest{}); errors.Is(err, io.EOF) {
+			return nil
+		} else if err != nil {
+			return err
+		}
+		if err := stream.SendMsg(&hello.HelloReply{Message: b.addr}); err != nil {
+			return err
+		}
+	}
+}
+
+// instance is a backend and its registration.
+type instance struct {
+	*backend
+	*discovery.Registrar
+	t      testing.TB
+	client *discovery.EtcdClient // the registration's own
+}
+
+// startInstance starts a backend and registers it.
+func (w *world) startInstance(service, version string, weight int, options ...func(*backend)) *instance {
+	w.t.Helper()
+	return w.register(startBackend(w.t, options...), service, version, weight)
+}
+
+// register registers a backend until the test ends, or until the instance is deregistered or abandoned.
+func (w *world) register(b *backend, service, version string, weight int) *instance {
+	w.t.Helper()
+	in := &instance{backend: b, t: w.t, client: w.newClient()}
+	in.Registrar = w.startRegistrar(in.client, service, discovery.Instance{Addr: b.addr, Version: version, Weight: weight})
+	return in
+}
+
+func (w *world) startRegistrar(client *discovery.EtcdClient, service string, in discovery.Instance) *discovery.Registrar {
+	w.t.Helper()
+	r, err := discovery.NewRegistrar(client, service, in, discovery.RegistrarOptions{
+		TTL: w.ttl, Log: zaptest.NewLogger(w.t, zaptest.Level(zap.ErrorLevel)),
+	})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	r.Start()
+	w.t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)
+		defer cancel()
+		r.Stop(ctx)
+	})
+	select {
+	case <-r.Registered():
+	case <-time.After(patience):
+		w.t.Fatal("not registered in time")
+	}
+	return r
+}
+
+// deregister ends the registration; the backend goes on.
+func (in *instance) deregister() {
+	in.t.Helper()
+	if err := in.Registrar.Stop(within(in.t)); err != nil {
+		in.t.Error(err)
+	}
+}
+
+func (in *instance) setWeight(weight int) {
+	in.t.Helper()
+	if err := in.SetWeight(within(in.t), weight); err != nil {
+		in.t.Fatal(err)
+	}
+}
+
+// abandon ends the registration as the death of its process does: nobody tells etcd.
+func (in *instance) abandon() {
+	in.t.Helper()
+	if err := in.client.Close(); err != nil {
+		in.t.Error(err)
+	}
+}

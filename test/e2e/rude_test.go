@@ -1,0 +1,75 @@
+package e2e
+
+import (
+	"bytes"
+	"io"
+	"net"
+	"testing"
+
+	"golang.org/x/net/http2"
+	"golang.org/x/net/http2/hpack"
+)
+
+// startRude starts a backend that speaks HTTP/2 and answers every call as rude says, and returns its address.
+func startRude(t *testing.T, rude func(f *http2.Framer, stream uint32)) string {
+	t.Helper()
+	return listenRaw(t, func(c net.Conn) {
+		f := http2.NewFramer(c, c)
+		if _, err := io.ReadFull(c, make([]byte, len(http2.ClientPreface))); err != nil {
+			return
+		}
+		f.WriteSettings()
+		for {
+			frame, err := f.ReadFrame()
+			if err != nil {
+				return
+			}
+			switch frame := frame.(type) {
+			case *http2.SettingsFrame:
+				if !frame.IsAck() {
+					f.WriteSettingsAck()
+				}
+			case *http2.HeadersFrame:
+				rude(f, frame.StreamID)
+			}
+		}
+	})
+}
+
+// listenRaw serves each connection to an address, which it returns, until the connection or the test ends.
+func listenRaw(t *testing.T, serve func(net.Conn)) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan struct{})
+	go func() { // ends when l closes, and the connection when its other end does
+		defer close(ended)
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer c.Close()
+				serve(c)
+			}()
+		}
+	}()
+	t.Cleanup(func() {
+		l.Close()
+		<-ended
+	})
+	return l.Addr().String()
+}
+
+// writeHeaders writes a HEADERS frame of the fields, given as name, value, name, value.
+func writeHeaders(f *http2.Framer, stream uint32, end bool, fields ...string) {
+	var block bytes.Buffer
+	e := hpack.NewEncoder(&block)
+	for i := 0; i < len(fields); i += 2 {
+		e.WriteField(hpack.HeaderField{Name: fields[i], Value: fields[i+1]})
+	}
+	f.WriteHeaders(http2.HeadersFrameParam{StreamID: stream, BlockFragment: block.Bytes(), EndHeaders: true, EndStream: end})
+}
