@@ -1,0 +1,179 @@
+// Command lbproxy-dev is a playground that needs no set-up: etcd, some gRPC servers registered in it, lbproxy in
+// front of them and a client that calls them through it, all in this process and on loopback.
+//
+// It exits with 0 when all went well, 1 after a failure (with --once, also when the shares do not match the
+// weights) and 2 when its usage is wrong.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"slices"
+	"strings"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"github.com/lbproxy/lbproxy/discovery"
+	"github.com/lbproxy/lbproxy/picker"
+)
+
+func main() {
+	// A reader that goes away, such as head, must not leave etcd's files behind: the write fails instead.
+	signal.Ignore(syscall.SIGPIPE)
+	os.Exit(run(context.Background(), os.Args[1:], os.Stdout, os.Stderr))
+}
+
+const (
+	exitFailure = 1
+	exitUsage   = 2
+
+	maxBackends = 100
+	maxRate     = 10_000
+)
+
+// A failure is an error that is not of the usage.
+type failure struct{ error }
+
+func (f failure) Unwrap() error { return f.error }
+
+// run is the whole program; it returns the exit code.
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	cmd := newCommand()
+	cmd.SetArgs(args)
+	cmd.SetOut(stdout)
+	cmd.SetErr(stderr)
+	err := cmd.ExecuteContext(ctx)
+	if err == nil {
+		return 0
+	}
+	fmt.Fprintf(stderr, "lbproxy-dev: %v\n", err)
+	if errors.As(err, new(failure)) {
+		return exitFailure
+	}
+	fmt.Fprintln(stderr, "Run 'lbproxy-dev --help' for usage.")
+	return exitUsage
+}
+
+// options are what the flags say.
+type options struct {
+	listen, admin string
+	backends      int
+	weights       []int // one for each server
+	policy        string
+	rate          int // calls per second
+	once          bool
+	output        string // table or json
+	verbose       bool
+}
+
+func newCommand() *cobra.Command {
+	var o options
+	cmd := &cobra.Command{
+		Use:   "lbproxy-dev",
+		Short: "A playground: etcd, gRPC servers, lbproxy and calls, in one process",
+		Long: `Run a playground that needs no set-up: etcd in a temporary directory, gRPC servers of the service "hello"
+registered in it, lbproxy in front of them, and a client that calls them through it.
+
+It shows the addresses to try, and a live table of the share of the calls that each server gets. Change a
+weight and see the shares follow. Ctrl-C stops everything and leaves nothing behind.`,
+		Example: `  # Play; everything to try is printed
+  lbproxy-dev
+
+  # Send 1000 calls and exit with 0 if the shares match the weights
+  lbproxy-dev --once
+  lbproxy-dev --once -o json
+
+  # Other weights, another policy, another rate
+  lbproxy-dev --weights 1,2,3 --policy least_request --rate 1000
+
+  # Beside an lbproxy that runs already
+  lbproxy-dev --listen 127.0.0.1:0 --admin 127.0.0.1:0`,
+		Args:          cobra.NoArgs,
+		SilenceErrors: true, // run reports them
+		SilenceUsage:  true,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := o.complete(cmd.Flags().Changed); err != nil {
+				return err
+			}
+			if err := o.run(cmd.Context(), cmd.OutOrStdout(), cmd.ErrOrStderr()); err != nil {
+				return failure{err}
+			}
+			return nil
+		},
+	}
+	flags := cmd.Flags()
+	flags.StringVar(&o.listen, "listen", "127.0.0.1:7070", "host:port where lbproxy takes calls; with --once, any free port")
+	flags.StringVar(&o.admin, "admin", "127.0.0.1:7071", "host:port of lbproxy's admin API; with --once, any free port")
+	flags.IntSliceVar(&o.weights, "weights", []int{1, 1, 1, 1, 10}, "weight of each server, 0 (drained) to 65535")
+	flags.IntVar(&o.backends, "backends", 0, "number of servers, each of weight 1, instead of --weights")
+	flags.StringVar(&o.policy, "policy", picker.WeightedRoundRobin,
+		"how servers take turns: weighted_round_robin, round_robin, random or least_request")
+	flags.IntVar(&o.rate, "rate", 200, "calls per second; 0 leaves the calling to you")
+	flags.BoolVar(&o.once, "once", false, "send 1000 calls, show the shares and exit, with 1 unless they match the weights")
+	flags.StringVarP(&o.output, "output", "o", "table", "form of what --once shows: table or json")
+	flags.BoolVarP(&o.verbose, "verbose", "v", false, "log what lbproxy and the registrations do, to standard error")
+	cmd.MarkFlagsMutuallyExclusive("weights", "backends")
+	cmd.MarkFlagsMutuallyExclusive("rate", "once")
+	return cmd
+}
+
+// complete makes of the flags what they mean together. The error names everything that is wrong with them.
+func (o *options) complete(given func(flag string) bool) error {
+	var errs []error
+	if given("backends") {
+		if o.backends < 1 || o.backends > maxBackends {
+			return fmt.Errorf("--backends: %d servers cannot be had; use 1 to %d", o.backends, maxBackends)
+		}
+		o.weights = slices.Repeat([]int{discovery.DefaultWeight}, o.backends)
+	}
+	if n := len(o.weights); n > maxBackends {
+		errs = append(errs, fmt.Errorf("--weights: %d servers cannot be had; name 1 to %d", n, maxBackends))
+	}
+	for _, w := range o.weights {
+		if err := discovery.ValidateWeight(w); err != nil {
+			errs = append(errs, fmt.Errorf("--weights: %w", err))
+		}
+	}
+	if err := picker.ValidatePolicy(o.policy); err != nil {
+		errs = append(errs, fmt.Errorf("--policy: %w", err))
+	}
+	if o.rate < 0 || o.rate > maxRate {
+		errs = append(errs, fmt.Errorf("--rate: %d calls per second cannot be had; use 0 to %d", o.rate, maxRate))
+	}
+	if o.output != "table" && o.output != "json" {
+		errs = append(errs, fmt.Errorf("--output: %q is unknown; use table or json", o.output))
+	}
+	if o.output == "json" && !o.once {
+		errs = append(errs, errors.New("--output json goes with --once only"))
+	}
+	if strings.HasPrefix(o.listen, "unix:") {
+		errs = append(errs, errors.New("--listen: sockets are not for playing; use host:port"))
+	}
+	if o.once {
+		for flag, addr := range map[string]*string{"listen": &o.listen, "admin": &o.admin} {
+			if !given(flag) {
+				*addr = "127.0.0.1:0"
+			}
+		}
+	}
+	if len(errs) == 0 {
+		return proxyConfig(o, "127.0.0.1:2379").Validate()
+	}
+	return errors.Join(errs...)
+}
+
+// run plays until a signal, or once.
+func (o *options) run(ctx context.Context, stdout, stderr io.Writer) error {
+	ctx, stop := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
+	defer stop()
+	context.AfterFunc(ctx, stop) // a second signal ends the process at once
+	if o.once {
+		return playOnce(ctx, o, stdout, stderr)
+	}
+	return play(ctx, o, stdout, stderr)
+}

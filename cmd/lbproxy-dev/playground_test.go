@@ -1,0 +1,135 @@
+package main
+
+import (
+	"io"
+	"net/http"
+	"regexp"
+	"strings"
+	"testing"
+
+	"google.golang.org/grpc/reflection/grpc_reflection_v1"
+
+	"github.com/lbproxy/lbproxy/internal/etcdtest"
+)
+
+func startPlayground(t *testing.T) *playground {
+	t.Helper()
+	o := &options{listen: "127.0.0.1:0", admin: "127.0.0.1:0", weights: []int{1, 10}, policy: "weighted_round_robin"}
+	p, err := start(t.Context(), o, io.Discard)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := p.stop(); err != nil {
+			t.Error(err)
+		}
+	})
+	return p
+}
+
+// weight is a server's weight, as lbproxy knows it.
+func (p *playground) weight(t *testing.T, addr string) int {
+	t.Helper()
+	status, err := p.status(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, in := range status.Instances {
+		if in.Addr == addr {
+			return in.Weight
+		}
+	}
+	t.Fatalf("lbproxy does not know %s: %+v", addr, status)
+	return 0
+}
+
+// command returns the argument that follows before in what the banner shows.
+func (p *playground) command(t *testing.T, before string) string {
+	t.Helper()
+	m := regexp.MustCompile(regexp.QuoteMeta(before) + ` '?([^\s']+)`).FindStringSubmatch(p.banner("weighted_round_robin"))
+	if m == nil {
+		t.Fatalf("no %q in the banner", before)
+	}
+	return m[1]
+}
+
+func TestAWeightIsChangedByCurl(t *testing.T) {
+	p := startPlayground(t)
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodPut, p.command(t, "curl -X PUT"), http.NoBody)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		t.Fatal(resp.Status)
+	}
+	addr := p.servers[1].addr
+	await(t, "new weight", func() bool { return p.weight(t, addr) == 5 })
+}
+
+func TestAWeightIsChangedByEtcdctl(t *testing.T) {
+	p := startPlayground(t)
+	etcd := etcdtest.Client(t, p.command(t, "etcdctl --endpoints"))
+	key, last := p.command(t, "put"), p.servers[1]
+	if _, err := etcd.Put(t.Context(), key, `{"weight":5}`); err != nil {
+		t.Fatal(err)
+	}
+	await(t, "new weight", func() bool { return p.weight(t, last.addr) == 5 })
+	await(t, "registration of the new weight", func() bool {
+		s := last.registrar.Status()
+		return s.Registered && s.Weight == 5
+	})
+	if got := p.weight(t, last.addr); got != 5 {
+		t.Errorf("once the registrar has its key back the weight is %d, want 5", got)
+	}
+
+	// A value that is none does not stay either; what it said before does.
+	if _, err := etcd.Put(t.Context(), key, "five"); err != nil {
+		t.Fatal(err)
+	}
+	await(t, "registration taken back", func() bool {
+		kv, err := etcd.Get(t.Context(), key)
+		return err == nil && strings.HasSuffix(string(kv.Kvs[0].Value), `"weight":5}`)
+	})
+}
+
+// Grpcurl finds the method by reflection, through the proxy.
+func TestServersDescribeThemselves(t *testing.T) {
+	p := startPlayground(t)
+	calls, err := newTraffic(p.proxy)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer calls.close()
+	stream, err := grpc_reflection_v1.NewServerReflectionClient(calls.conn).ServerReflectionInfo(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = stream.Send(&grpc_reflection_v1.ServerReflectionRequest{
+		MessageRequest: &grpc_reflection_v1.ServerReflectionRequest_ListServices{},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	answer, err := stream.Recv()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var services []string
+	for _, s := range answer.GetListServicesResponse().GetService() {
+		services = append(services, s.GetName())
+	}
+	if !strings.Contains(strings.Join(services, " "), "helloworld.Greeter") {
+		t.Errorf("services are %v, want helloworld.Greeter among them", services)
+	}
+	if err := stream.CloseSend(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := stream.Recv(); err != io.EOF {
+		t.Errorf("the stream ended with %v, want io.EOF", err)
+	}
+}

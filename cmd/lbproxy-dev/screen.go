@@ -1,0 +1,87 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"sync"
+
+	"golang.org/x/sys/unix"
+)
+
+// A screen is a terminal whose last lines are drawn again and again in place. What is written to it appears
+// above them. It may be used from many goroutines.
+type screen struct {
+	// Immutable:
+	out  io.Writer
+	size func() (columns, lines int)
+
+	mu    sync.Mutex // protects:
+	drawn []string
+}
+
+// newScreen returns the screen that w is, or nil if it is none.
+func newScreen(w io.Writer) *screen {
+	f, ok := w.(*os.File)
+	if !ok {
+		return nil
+	}
+	size := func() (columns, lines int) {
+		s, err := unix.IoctlGetWinsize(int(f.Fd()), unix.TIOCGWINSZ)
+		if err != nil {
+			return 0, 0
+		}
+		return int(s.Col), int(s.Row)
+	}
+	if columns, lines := size(); columns == 0 || lines == 0 {
+		return nil
+	}
+	return &screen{out: f, size: size}
+}
+
+// Write writes whole lines above those that are drawn.
+func (s *screen) Write(p []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(p), s.repaint(p, s.drawn)
+}
+
+// draw replaces the lines drawn before by those of text, as far as they fit.
+func (s *screen) draw(text string) error {
+	columns, height := s.size()
+	lines := strings.Split(strings.TrimSuffix(text, "\n"), "\n")
+	if len(lines) >= height {
+		// The cursor stands in the line behind; what has been scrolled away could not be drawn again.
+		lines = lines[:max(0, height-1)]
+	}
+	for i, l := range lines {
+		lines[i] = l[:min(len(l), columns)]
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.repaint(nil, lines)
+}
+
+// keep leaves what is drawn as it is; what comes next goes below.
+func (s *screen) keep() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.drawn = nil
+}
+
+// repaint writes above over what is drawn, and lines below it. The caller holds mu.
+func (s *screen) repaint(above []byte, lines []string) error {
+	var b bytes.Buffer
+	if n := len(s.drawn); n > 0 {
+		fmt.Fprintf(&b, "\x1b[%dA\x1b[J", n) // up to the first line; clear from there on
+	}
+	b.Write(above)
+	for _, l := range lines {
+		b.WriteString(l + "\n")
+	}
+	s.drawn = lines
+	_, err := s.out.Write(b.Bytes()) // at once, so that it does not flicker
+	return err
+}

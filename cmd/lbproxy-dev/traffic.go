@@ -1,0 +1,98 @@
+package main
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	greeter "google.golang.org/grpc/examples/helloworld/helloworld"
+)
+
+const (
+	callTimeout = 5 * time.Second
+	maxInFlight = 100
+)
+
+// traffic calls the service through lbproxy, as any client does: it dials the proxy and names the service as
+// the authority.
+type traffic struct {
+	// Immutable:
+	conn   *grpc.ClientConn
+	client greeter.GreeterClient
+
+	mu    sync.Mutex // protects:
+	count callCount
+}
+
+// callCount is what has become of calls.
+type callCount struct {
+	ended, failed uint64 // ended are all, failed those among them
+	lastErr       error  // of a failed call; nil if there was none
+}
+
+func newTraffic(proxy string) (*traffic, error) {
+	conn, err := grpc.NewClient("passthrough:///"+proxy, grpc.WithAuthority(service), grpc.WithNoProxy(),
+		grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		return nil, err
+	}
+	return &traffic{conn: conn, client: greeter.NewGreeterClient(conn)}, nil
+}
+
+func (t *traffic) close() error { return t.conn.Close() }
+
+// flow sends calls at a rate per second until ctx is done, and waits for the last ones.
+func (t *traffic) flow(ctx context.Context, rate int) {
+	if rate == 0 {
+		return
+	}
+	tick := time.NewTicker(time.Second / time.Duration(rate))
+	defer tick.Stop()
+	var calls errgroup.Group
+	calls.SetLimit(maxInFlight)
+	defer calls.Wait()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			// Those that run when ctx is done end by themselves. Where too many do, the rate falls.
+			calls.TryGo(func() error { t.call(context.WithoutCancel(ctx)); return nil })
+		}
+	}
+}
+
+// send sends n calls one after the other: no server is ever busier than another. It fails if ctx is done
+// before.
+func (t *traffic) send(ctx context.Context, n int) error {
+	for range n {
+		t.call(ctx)
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+	}
+	return nil
+}
+
+func (t *traffic) call(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	_, err := t.client.SayHello(ctx, &greeter.HelloRequest{Name: "playground"})
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.count.ended++
+	if err != nil {
+		t.count.failed++
+		t.count.lastErr = err
+	}
+}
+
+// counted is what has become of the calls so far.
+func (t *traffic) counted() callCount {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.count
+}
