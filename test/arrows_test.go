@@ -1,4 +1,5 @@
-// Package test holds what is true of the whole module: so far, which package may import which.
+// Package test holds what is to be true of the whole module: which package may import which, and that what people
+// read names what there is.
 package test
 
 import (
@@ -21,7 +22,7 @@ const module = "github.com/lbproxy/lbproxy"
 var arrows = map[string][]string{
 	// What exists, who is picked, where a call goes: each knows those before it.
 	"metrics":                {},
-	"discovery":              {"metrics", "internal/strictyaml"},
+	"discovery":              {"metrics", "internal/strictyaml", "internal/filewatch"},
 	"discovery/grpcresolver": {"discovery"},
 	"picker":                 {"discovery", "metrics"},
 	"proxy":                  {"picker", "discovery", "metrics"},
