@@ -25,6 +25,9 @@ import (
 	"github.com/lbproxy/lbproxy/internal/etcdtest"
 )
 
+// withUsers has etcd's users log in fast, with the race detector, too. It hashes passwords, at a cost.
+func withUsers(cfg *embed.Config) { cfg.BcryptCost = 4 }
+
 // protect creates the users root, and lbproxy who may read everything below /, and returns root's client.
 func protect(t *testing.T, endpoint string) etcd {
 	t.Helper()
@@ -70,7 +73,7 @@ func asUser(t *testing.T, endpoint string) discovery.EtcdConfig {
 
 func TestEtcdWithAUserComesLater(t *testing.T) {
 	t.Parallel()
-	server := etcdtest.Start(t)
+	server := etcdtest.Start(t, withUsers)
 	root := protect(t, server.Endpoint())
 	root.put("/user/10.0.0.1:1001", `{}`)
 	server.Stop()
@@ -106,7 +109,7 @@ func TestEtcdWithAUserComesLater(t *testing.T) {
 // new ones are refused: these must not try the same stream for ever.
 func TestEtcdTokenExpires(t *testing.T) {
 	t.Parallel()
-	server := etcdtest.Start(t, func(cfg *embed.Config) { cfg.AuthTokenTTL = 2 })
+	server := etcdtest.Start(t, withUsers, func(cfg *embed.Config) { cfg.AuthTokenTTL = 2 })
 	root := protect(t, server.Endpoint())
 	s := newSource(t, asUser(t, server.Endpoint()), discovery.EtcdLimits{})
 	first := s.follow(t, "first")

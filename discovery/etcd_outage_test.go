@@ -92,7 +92,7 @@ func TestEtcdRestarted(t *testing.T) {
 
 	server.Stop()
 	eventually(t, "lists that fail", func() bool {
-		return s.value(t, "lbproxy_discovery_relists_total/list_error") >= 3
+		return s.value(t, "lbproxy_discovery_relists_total/list_error") >= 2
 	})
 	if got := s.value(t, "lbproxy_discovery_staleness_seconds"); got < 1 {
 		t.Errorf("staleness is %v s while etcd is away, want more than it takes to notice", got)
