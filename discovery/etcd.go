@@ -57,7 +57,8 @@ func (e *Etcd) Run(ctx context.Context, service string, publish func(Snapshot)) 
 	return newFollower(e, service, m, publish).run(ctx)
 }
 
-// Probe reports why etcd does not answer, with a read below the root that a majority of its members confirms.
+// Probe reports why etcd does not answer, with a read below the root that a majority of its members confirms,
+// and that its user must be allowed.
 func (e *Etcd) Probe(ctx context.Context) error {
 	client, err := e.client.get(ctx)
 	if err == nil {

@@ -352,7 +352,11 @@ func TestEtcdQuietRegistry(t *testing.T) {
 		discovery.EtcdLimits{Progress: 100 * time.Millisecond, Answer: 2500 * time.Millisecond})
 	s.follow(t, "user").await("10.0.0.7:1001=1")
 	for i := range 20 {
-		s.follow(t, fmt.Sprintf("service%d", i)).await("")
+		f := s.follow(t, fmt.Sprintf("service%d", i))
+		f.await("")
+		if i%2 == 0 {
+			f.stop()
+		}
 	}
 	eventually(t, "eight answers to requests for progress", func() bool {
 		mu.Lock()

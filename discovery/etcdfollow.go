@@ -48,9 +48,9 @@ type follower struct {
 	rested    time.Time   // when the next snapshot may be published
 	wake      *time.Timer // for a snapshot that is due later
 
-	retry *backoff.ExponentialBackOff
-	heard bool      // the last watch heard something
-	down  time.Time // since when the state has not been confirmed, as far as was logged; zero if it is
+	retry  *backoff.ExponentialBackOff
+	worked bool      // the last watch did
+	down   time.Time // since when the state has not been confirmed, as far as was logged; zero if it is
 }
 
 func newFollower(e *Etcd, service string, m *metrics.Watch, publish func(Snapshot)) *follower {
@@ -107,8 +107,8 @@ func relistCause(err error) metrics.RelistCause {
 
 // pause waits before the next list: not at all after a watch that worked.
 func (f *follower) pause(ctx context.Context) error {
-	if f.heard {
-		f.heard = false
+	if f.worked {
+		f.worked = false
 		f.retry.Reset()
 		return nil
 	}
@@ -159,7 +159,10 @@ func (f *follower) watch(ctx context.Context) error {
 	for {
 		select {
 		case r, ok := <-responses:
-			if err := watchErr(ctx, r, ok); err != nil {
+			if ctx.Err() != nil {
+				return context.Cause(ctx)
+			}
+			if err := watchErr(r, ok); err != nil {
 				if !errors.Is(err, rpctypes.ErrCompacted) {
 					f.e.retire(s) // for all one knows it is the stream's fault, such as its token's having expired
 				}
@@ -181,10 +184,7 @@ func (f *follower) watch(ctx context.Context) error {
 	}
 }
 
-func watchErr(ctx context.Context, r clientv3.WatchResponse, ok bool) error {
-	if ctx.Err() != nil {
-		return context.Cause(ctx)
-	}
+func watchErr(r clientv3.WatchResponse, ok bool) error {
 	if !ok {
 		return errors.New("etcd's client closed the watch")
 	}
@@ -192,11 +192,10 @@ func watchErr(ctx context.Context, r clientv3.WatchResponse, ok bool) error {
 }
 
 func (f *follower) hear(s *watchStream, r clientv3.WatchResponse) {
-	f.heard = true
-	f.recovered()
 	if r.IsProgressNotify() {
 		s.noteProgress()
 		f.reached(r.Header.Revision)
+		f.works()
 		return
 	}
 	now := time.Now()
@@ -205,7 +204,10 @@ func (f *follower) hear(s *watchStream, r clientv3.WatchResponse) {
 	}
 	if n := len(r.Events); n > 0 {
 		// Not the response's revision: it is ahead of the events while the watch is catching up.
-		f.reached(r.Events[n-1].Kv.ModRevision)
+		if last := r.Events[n-1].Kv.ModRevision; last > f.revision {
+			f.reached(last)
+			f.works()
+		}
 	}
 	if now.Before(f.rested) {
 		f.changed = true
@@ -213,6 +215,12 @@ func (f *follower) hear(s *watchStream, r clientv3.WatchResponse) {
 		return
 	}
 	f.refresh()
+}
+
+// works notes that the watch tells news, not just what the list knew.
+func (f *follower) works() {
+	f.worked = true
+	f.recovered()
 }
 
 func (f *follower) reached(revision int64) {
@@ -310,12 +318,12 @@ func (f *follower) known() int {
 }
 
 func (f *follower) report(fault *fault) {
-	entry := []zap.Field{zap.String("key", fault.key), zap.Int64("revision", fault.revision)}
+	log := f.log.With(zap.String("key", fault.key), zap.Int64("revision", fault.revision))
 	if fault.err != nil {
 		f.metrics.Poisoned()
-		f.log.Warn("registry entry is skipped", append(entry, zap.Bool("last_good_value_kept", fault.kept), zap.Error(fault.err))...)
+		log.Warn("registry entry is skipped", zap.Bool("last_good_value_kept", fault.kept), zap.Error(fault.err))
 		return
 	}
 	f.metrics.Mismatched()
-	f.log.Warn("registry entry's value contradicts its key, which wins", append(entry, zap.String("value_says", fault.mismatch))...)
+	log.Warn("registry entry's value contradicts its key, which wins", zap.String("value_says", fault.mismatch))
 }
