@@ -74,6 +74,9 @@ func (m *Metrics) Service(name string) *Service {
 // CallStarted counts a call that has arrived.
 func (s *Service) CallStarted() { s.inFlight.Inc() }
 
+// CallMoved takes back a CallStarted: the call turned out to be another service's.
+func (s *Service) CallMoved() { s.inFlight.Dec() }
+
 // CallEnded counts the end of a call that CallStarted counted.
 func (s *Service) CallEnded(code codes.Code, origin Origin, took time.Duration) {
 	i := codeIndex(code)

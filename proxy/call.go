@@ -75,6 +75,9 @@ func (c *Call) Endpoint() *picker.Endpoint { return c.endpoint }
 // it returns a channel that is closed when it is worth trying again; how long in all is WaitTimeout's to say.
 func (c *Call) TryPick() (again <-chan struct{}, _ *Error) {
 	g := c.service.pool.Current()
+	if c.metrics == c.policy.nowhere {
+		c.move(c.service.seriesOr(c.policy.nowhere))
+	}
 	if c.endpoint = g.Pick(c.version); c.endpoint != nil {
 		return nil, nil
 	}
@@ -88,6 +91,14 @@ func (c *Call) TryPick() (again <-chan struct{}, _ *Error) {
 		return nil, errNoInstances(c.service.name, c.version, a)
 	}
 	return g.Changed(), nil
+}
+
+// move has the call counted among others: of its service, which discovery knows by now, though not when the
+// call came.
+func (c *Call) move(to *metrics.Service) {
+	to.CallStarted()
+	c.metrics.CallMoved()
+	c.metrics = to
 }
 
 // WaitTimeout is how long the call may wait for an endpoint.
