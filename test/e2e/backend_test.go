@@ -46,6 +46,16 @@ func onHello(do func(context.Context) error) func(*backend) {
 // startBackend starts a backend that runs until the test ends, or until it is stopped.
 func startBackend(t testing.TB, options ...func(*backend)) *backend {
 	t.Helper()
+	b := newBackend(options...)
+	l, err := net.Listen("tcp", b.listen)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.serve(t, l)
+	return b
+}
+
+func newBackend(options ...func(*backend)) *backend {
 	b := &backend{
 		listen: "127.0.0.1:0", ended: make(chan struct{}),
 		sayHello: func(context.Context) error { return nil },
@@ -54,10 +64,10 @@ func startBackend(t testing.TB, options ...func(*backend)) *backend {
 	for _, o := range options {
 		o(b)
 	}
-	l, err := net.Listen("tcp", b.listen)
-	if err != nil {
-		t.Fatal(err)
-	}
+	return b
+}
+
+func (b *backend) serve(t testing.TB, l net.Listener) {
 	b.addr = l.Addr().String()
 	b.Server = grpc.NewServer(b.options...)
 	hello.RegisterGreeterServer(b.Server, b)
@@ -69,7 +79,6 @@ func startBackend(t testing.TB, options ...func(*backend)) *backend {
 		b.Serve(l)
 	}()
 	t.Cleanup(b.kill)
-	return b
 }
 
 // kill ends the backend and every connection to it at once.

@@ -53,14 +53,13 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(stories{m}) }
 type stories struct{ *testing.M }
 
 func (s stories) Run() int {
-	dir, err := os.MkdirTemp("", "lbproxy-e2e-")
-	if err != nil {
+	makeFatalsPanic()
+	var err error
+	if scratch, err = os.MkdirTemp("", "lbproxy-e2e-"); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
-	defer os.RemoveAll(dir)
-	makeFatalsPanic()
-	sharedEtcd = sync.OnceValues(func() (*embedetcd.Server, error) { return embedetcd.Start(dir) })
+	defer os.RemoveAll(scratch)
 	code := s.M.Run()
 	if etcd, err := sharedEtcd(); err == nil {
 		etcd.Stop()
@@ -68,8 +67,11 @@ func (s stories) Run() int {
 	return code
 }
 
+// scratch is a directory for what all stories share.
+var scratch string
+
 // sharedEtcd is for the stories that leave etcd as it is.
-var sharedEtcd func() (*embedetcd.Server, error)
+var sharedEtcd = sync.OnceValues(func() (*embedetcd.Server, error) { return embedetcd.Start(scratch) })
 
 // world is where a story takes place: an etcd, or a root of its own in the shared one, and an engine.
 type world struct {
@@ -84,11 +86,15 @@ type world struct {
 // shortTTL is the shortest that a registrar takes: stories do not wait longer than they must.
 const shortTTL = 2 * time.Second
 
-// onEveryEngine tells a story on each engine, in a world of its own.
+// onEveryEngine tells a story on each engine, in a world of its own, while others are told: stories mostly wait.
 func onEveryEngine(t *testing.T, story func(t *testing.T, w *world)) {
 	t.Helper()
+	t.Parallel()
 	for _, e := range engines {
-		t.Run(e.name, func(t *testing.T) { story(t, newWorld(t, e)) })
+		t.Run(e.name, func(t *testing.T) {
+			t.Parallel()
+			story(t, newWorld(t, e))
+		})
 	}
 }
 
@@ -265,6 +271,11 @@ func (p *lbproxy) service(name string) (s proxy.ServiceStatus) {
 func (p *lbproxy) metrics() map[string]float64 {
 	p.t.Helper()
 	_, page := p.admin("/metrics")
+	return parseMetrics(p.t, page)
+}
+
+func parseMetrics(t testing.TB, page string) map[string]float64 {
+	t.Helper()
 	series := map[string]float64{}
 	for line := range strings.Lines(page) {
 		line = strings.TrimSpace(line)
@@ -274,7 +285,7 @@ func (p *lbproxy) metrics() map[string]float64 {
 		i := strings.LastIndexByte(line, ' ')
 		value, err := strconv.ParseFloat(line[i+1:], 64)
 		if err != nil {
-			p.t.Fatalf("metrics: %q: %v", line, err)
+			t.Fatalf("metrics: %q: %v", line, err)
 		}
 		series[line[:i]] = value
 	}

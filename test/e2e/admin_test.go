@@ -1,0 +1,308 @@
+package e2e
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/lbproxy/lbproxy/configs"
+	"github.com/lbproxy/lbproxy/internal/etcdtest"
+	"github.com/lbproxy/lbproxy/proxy"
+)
+
+// What people and scripts find on /services.
+func TestServicesPage(t *testing.T) {
+	onEveryEngine(t, func(t *testing.T, w *world) {
+		in := w.startInstance("hello", "1.0.0", 7)
+		p := w.startProxy(listed("hello", "nobody"))
+		p.awaitReady("hello", 1)
+		greet(t, p.dial("hello"), 3)
+		stream := p.converse(within(t), "hello")
+		p.mustAsk(stream)
+
+		registered := in.Status()
+		instance := map[string]any{
+			"addr": in.addr, "key": fmt.Sprintf("%s/hello/1.0.0/%s", w.root, in.addr), "version": "1.0.0", "weight": 7.,
+			"create_revision": float64(registered.CreateRevision), "mod_revision": float64(registered.ModRevision),
+			"state": "ready", "in_flight": 1., "calls": 4.,
+		}
+		hello := map[string]any{
+			"service": "hello", "listed": true, "wait_timeout": "1s", "in_flight": 1., "calls": 4.,
+			"policy": "weighted_round_robin", "synced": true, "instances": []any{instance},
+		}
+		nobody := map[string]any{
+			"service": "nobody", "listed": true, "wait_timeout": "1s", "in_flight": 0., "calls": 0.,
+			"policy": "weighted_round_robin", "synced": true, "instances": []any{},
+		}
+		var all []map[string]any
+		await(t, "end of the unary calls", func() bool {
+			all = nil
+			p.mustGet("/services", &all)
+			return all[0]["in_flight"] == 1.
+		})
+		var one map[string]any
+		p.mustGet("/services/hello", &one)
+		for _, s := range append(all, one) {
+			if revision, _ := s["revision"].(float64); int64(revision) < registered.ModRevision && s["service"] == "hello" {
+				t.Errorf("revision %v is older than the instance's, %d", s["revision"], registered.ModRevision)
+			}
+			delete(s, "revision")
+			for _, in := range s["instances"].([]any) {
+				in := in.(map[string]any)
+				since, err := time.Parse(time.RFC3339Nano, fmt.Sprint(in["since"]))
+				if err != nil || time.Since(since) > patience || time.Since(since) < 0 {
+					t.Errorf("since = %v, %v", in["since"], err)
+				}
+				delete(in, "since")
+			}
+		}
+		if diff := cmp.Diff(all, []map[string]any{hello, nobody}); diff != "" {
+			t.Errorf("/services (-got +want):\n%s", diff)
+		}
+		if diff := cmp.Diff(one, hello); diff != "" {
+			t.Errorf("/services/hello (-got +want):\n%s", diff)
+		}
+
+		in.kill()
+		await(t, "last error", func() bool {
+			in := p.service("hello").Instances[0]
+			return in.State == "failed" && strings.Contains(in.LastError, "connection refused")
+		})
+	})
+}
+
+func TestServiceThatIsNotWatched(t *testing.T) {
+	w := newWorld(t, engines[0])
+	p := w.startProxy()
+	code, body := p.admin("/services/nobody")
+	if code != http.StatusNotFound || !strings.Contains(body, `"nobody\" is not watched`) {
+		t.Errorf("%d %s", code, body)
+	}
+}
+
+// The running configuration is shown with the keys of the file, and without what must not be seen.
+func TestConfigPage(t *testing.T) {
+	w := newWorld(t, engines[0])
+	p := w.startProxy(listed("hello"), func(cfg *configs.Config) {
+		cfg.Discovery.Etcd.Endpoints = append(cfg.Discovery.Etcd.Endpoints, "http://me:secret@127.0.0.1:1")
+		cfg.DrainTimeout = 7 * time.Second
+	})
+	var page struct {
+		Engine       string
+		DrainTimeout string `json:"drain_timeout"`
+		Discovery    struct {
+			Etcd struct {
+				Endpoints []string
+				Root      string
+			}
+		}
+		Services map[string]struct {
+			WaitTimeout string `json:"wait_timeout"`
+		}
+	}
+	p.mustGet("/config", &page)
+	if _, body := p.admin("/config"); strings.Contains(body, "secret") {
+		t.Errorf("/config shows a password:\n%s", body)
+	}
+	if got, want := page.Discovery.Etcd.Endpoints, []string{w.etcd, "http://xxxxx@127.0.0.1:1"}; !cmp.Equal(got, want) {
+		t.Errorf("endpoints = %v, want %v", got, want)
+	}
+	if page.Engine != w.engine.name || page.DrainTimeout != "7s" || page.Discovery.Etcd.Root != w.root || page.Services["hello"].WaitTimeout != "1s" {
+		t.Errorf("/config = %+v", page)
+	}
+
+	p.reload(listedAs("hello", func(s *configs.Service) { s.WaitTimeout = 9 * time.Second }))
+	p.mustGet("/config", &page)
+	if got := page.Services["hello"].WaitTimeout; got != "9s" {
+		t.Errorf("wait_timeout after a reload = %s", got)
+	}
+}
+
+// Everything is on the admin address; on the metrics address only what other hosts may see.
+func TestAdminAndMetricsAddresses(t *testing.T) {
+	w := newWorld(t, engines[0])
+	p := w.startProxy(func(cfg *configs.Config) { cfg.Metrics.Address = "127.0.0.1:0" })
+	await(t, "readiness", func() bool { return p.Ready() == nil })
+	for path, public := range map[string]bool{
+		"/metrics": true, "/healthz": true, "/readyz": true,
+		"/": false, "/services": false, "/config": false, "/debug/pprof/": false, "/debug/pprof/goroutine": false,
+	} {
+		if code, body := p.admin(path); code != http.StatusOK || body == "" {
+			t.Errorf("admin address: %s = %d %q", path, code, body)
+		}
+		want := http.StatusNotFound
+		if public {
+			want = http.StatusOK
+		}
+		if code, _ := get(t, "http://"+p.MetricsAddr()+path); code != want {
+			t.Errorf("metrics address: %s = %d, want %d", path, code, want)
+		}
+	}
+	for path, want := range map[string]string{"/healthz": "ok\n", "/readyz": "ready\n"} {
+		if _, body := p.admin(path); body != want {
+			t.Errorf("%s = %q, want %q", path, body, want)
+		}
+	}
+	if code, _ := p.admin("/nothing"); code != http.StatusNotFound {
+		t.Errorf("a page that is none = %d", code)
+	}
+}
+
+// mustGet decodes a page of the admin API.
+func (p *lbproxy) mustGet(path string, page any) {
+	p.t.Helper()
+	code, body := p.admin(path)
+	if code != http.StatusOK {
+		p.t.Fatalf("%s = %d %s", path, code, body)
+	}
+	if err := json.Unmarshal([]byte(body), page); err != nil {
+		p.t.Fatalf("%s: %v in\n%s", path, err, body)
+	}
+}
+
+// Every series is there and right after calls of which all is known.
+func TestMetrics(t *testing.T) {
+	onEveryEngine(t, func(t *testing.T, w *world) {
+		in, drained := w.startInstance("hello", "", 7), w.startInstance("hello", "", 0)
+		etcd := etcdtest.Client(t, w.etcd)
+		if _, err := etcd.Put(t.Context(), w.root+"/hello/127.0.0.1:1", "rubbish"); err != nil {
+			t.Fatal(err)
+		}
+		p := w.startProxy(listed("hello"))
+		p.awaitReady("hello", 2)
+		cc := p.dial("hello")
+		greet(t, cc, 3)
+		if _, err := sayHello(within(t), p.dial("")); err == nil {
+			t.Error("a call without a service succeeds")
+		}
+		stream := p.converse(within(t), "hello")
+		p.mustAsk(stream)
+
+		want := map[string]float64{
+			`lbproxy_calls_total{code="OK",origin="backend",service="hello"}`:                           3,
+			`lbproxy_calls_total{code="Unimplemented",origin="proxy",service="_unknown"}`:               1,
+			`lbproxy_calls_in_flight{service="hello"}`:                                                  1,
+			`lbproxy_calls_in_flight{service="_unknown"}`:                                               0,
+			`lbproxy_call_duration_seconds_count{service="hello"}`:                                      3,
+			fmt.Sprintf(`lbproxy_endpoint_calls_total{code="OK",endpoint=%q,service="hello"}`, in.addr): 3,
+			fmt.Sprintf(`lbproxy_endpoint_in_flight{endpoint=%q,service="hello"}`, in.addr):             1,
+			fmt.Sprintf(`lbproxy_endpoint_weight{endpoint=%q,service="hello"}`, in.addr):                7,
+			fmt.Sprintf(`lbproxy_endpoint_weight{endpoint=%q,service="hello"}`, drained.addr):           0,
+			fmt.Sprintf(`lbproxy_endpoint_ready{endpoint=%q,service="hello"}`, in.addr):                 1,
+			fmt.Sprintf(`lbproxy_endpoint_in_flight{endpoint=%q,service="hello"}`, drained.addr):        0,
+			`lbproxy_errors_total{reason="no_route"}`:                                                   1,
+			`lbproxy_discovery_instances{service="hello"}`:                                              2,
+			`lbproxy_discovery_relists_total{cause="start"}`:                                            1,
+			`lbproxy_discovery_poisoned_total`:                                                          1,
+		}
+		got := map[string]float64{}
+		await(t, "end of the calls in the metrics", func() bool {
+			m := p.metrics()
+			clear(got)
+			for series := range want {
+				if value, ok := m[series]; ok {
+					got[series] = value
+				}
+			}
+			return got[`lbproxy_calls_total{code="OK",origin="backend",service="hello"}`] == 3
+		})
+		if diff := cmp.Diff(got, want); diff != "" {
+			t.Errorf("(-got +want):\n%s", diff)
+		}
+		m := p.metrics()
+		if got, least := m["lbproxy_discovery_revision"], in.Status().ModRevision; got < float64(least) {
+			t.Errorf("revision = %v, want %d at least", got, least)
+		}
+		if got := m["lbproxy_discovery_staleness_seconds"]; got <= 0 || got > patience.Seconds() {
+			t.Errorf("staleness = %v", got)
+		}
+		if took := m[`lbproxy_call_duration_seconds_sum{service="hello"}`]; took <= 0 || took > 3*patience.Seconds() {
+			t.Errorf("three calls took %v s", took)
+		}
+		build := false
+		for series, value := range m {
+			build = build || strings.HasPrefix(series, "lbproxy_build_info{") && strings.Contains(series, `version="e2e"`) && value == 1
+		}
+		if !build {
+			t.Error("no lbproxy_build_info")
+		}
+	})
+}
+
+// The first call of a service on demand is one of that service, whose name turns out to be known.
+func TestFirstCallIsCountedForItsService(t *testing.T) {
+	onEveryEngine(t, func(t *testing.T, w *world) {
+		w.startInstance("hello", "", 1)
+		p := w.startProxy()
+		stream := p.converse(within(t), "hello")
+		p.mustAsk(stream)
+		inFlight := func() (hello, unknown float64) {
+			m := p.metrics()
+			return m[`lbproxy_calls_in_flight{service="hello"}`], m[fmt.Sprintf(`lbproxy_calls_in_flight{service=%q}`, proxy.UnknownServiceLabel)]
+		}
+		if hello, unknown := inFlight(); hello != 1 || unknown != 0 {
+			t.Errorf("in flight: %v for hello, %v for unknown services; want 1 and 0", hello, unknown)
+		}
+		if err := stream.end(); err != nil {
+			t.Fatal(err)
+		}
+		ok := `lbproxy_calls_total{code="OK",origin="backend",service="hello"}`
+		await(t, ok, func() bool { return p.metrics()[ok] == 1 })
+		if hello, unknown := inFlight(); hello != 0 || unknown != 0 {
+			t.Errorf("in flight at the end: %v for hello, %v for unknown services", hello, unknown)
+		}
+	})
+}
+
+// A name that a caller makes up is in no series, however many there are.
+func TestInventedServicesMakeNoSeries(t *testing.T) {
+	onEveryEngine(t, func(t *testing.T, w *world) {
+		p := w.startProxy()
+		for i := range 5 {
+			if _, err := sayHello(within(t), p.dial(fmt.Sprint("invented-", i))); reasonOf(err) != string(proxy.UnknownService) {
+				t.Errorf("the call ends by %v", err)
+			}
+		}
+		all := fmt.Sprintf(`lbproxy_calls_total{code="Unavailable",origin="proxy",service=%q}`, proxy.UnknownServiceLabel)
+		await(t, "5 calls in "+all, func() bool { return p.metrics()[all] == 5 })
+		for series := range p.metrics() {
+			if strings.Contains(series, "invented") {
+				t.Errorf("series %s", series)
+			}
+		}
+	})
+}
+
+// The series of an endpoint end with it, those of a service when it is watched no more.
+func TestSeriesVanish(t *testing.T) {
+	onEveryEngine(t, func(t *testing.T, w *world) {
+		in := w.startInstance("hello", "", 1)
+		p := w.startProxy(func(cfg *configs.Config) { cfg.Discovery.IdleRelease = time.Second })
+		cc := p.dial("hello")
+		greet(t, cc, 3)
+		with := func(part string) (n int) {
+			for series := range p.metrics() {
+				if strings.Contains(series, part) {
+					n++
+				}
+			}
+			return n
+		}
+		await(t, "series of the endpoint", func() bool { return with(in.addr) == 4 }) // calls, in flight, weight, ready
+		in.deregister()
+		await(t, "end of the endpoint's series", func() bool { return with(in.addr) == 0 })
+		await(t, "end of the service's series", func() bool { return with(`service="hello"`) == 0 })
+		if code, _ := p.admin("/services/hello"); code != http.StatusNotFound {
+			t.Errorf("/services/hello = %d once it is released", code)
+		}
+
+		again := w.startInstance("hello", "", 1)
+		greet(t, cc, 1)
+		await(t, "series of the next endpoint", func() bool { return with(again.addr) == 4 })
+	})
+}
