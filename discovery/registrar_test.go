@@ -146,17 +146,23 @@ func TestRegistrarInput(t *testing.T) {
 		{"bad service", "a/b", testInstance, 0, `service name "a/b" holds '/'; use letters, digits, '.', '_' and '-'`},
 		{"no port", "hello", discovery.Instance{Addr: "10.0.0.7"}, 0, `address "10.0.0.7" is not host:port`},
 		{
-			"bad version", "hello", discovery.Instance{Addr: "10.0.0.7:1", Version: "1/0"}, 0,
+			"bad version", "hello",
+			discovery.Instance{Addr: "10.0.0.7:1", Version: "1/0"},
+			0,
 			`version "1/0" holds '/'; use letters, digits, '.', '_' and '-'`,
 		},
 		{
-			"bad weight", "hello", discovery.Instance{Addr: "10.0.0.7:1", Weight: -1}, 0,
+			"bad weight", "hello",
+			discovery.Instance{Addr: "10.0.0.7:1", Weight: -1},
+			0,
 			"weight -1 is out of range; use 0 (drained) to 65535",
 		},
 		{"short ttl", "hello", testInstance, time.Second, "ttl 1s cannot be had; use whole seconds, at least 2s"},
 		{"broken ttl", "hello", testInstance, 2500 * time.Millisecond, "ttl 2.5s cannot be had; use whole seconds, at least 2s"},
 		{
-			"all at once", "", discovery.Instance{Addr: "x"}, -1,
+			"all at once", "",
+			discovery.Instance{Addr: "x"},
+			-1,
 			"service name is empty\naddress \"x\" is not host:port\nttl -1ns cannot be had; use whole seconds, at least 2s",
 		},
 	} {

@@ -29,7 +29,8 @@ func TestChangesSettle(t *testing.T) {
 					time.Sleep(filewatch.Settle / 2)
 				}
 			},
-			time.Second, []time.Duration{filewatch.Settle * 3},
+			time.Second,
+			[]time.Duration{filewatch.Settle * 3},
 		},
 		{
 			"without end", func(changed func()) {
@@ -38,14 +39,16 @@ func TestChangesSettle(t *testing.T) {
 					time.Sleep(filewatch.Settle / 2)
 				}
 			},
-			1600 * time.Millisecond, []time.Duration{filewatch.SettleMax, 30*filewatch.Settle/2 + filewatch.Settle/2},
+			1600 * time.Millisecond,
+			[]time.Duration{filewatch.SettleMax, 30*filewatch.Settle/2 + filewatch.Settle/2},
 		},
 		{
 			"a poll leaves alone what is being written", func(changed func()) {
 				time.Sleep(poll - filewatch.Settle/2)
 				changed()
 			},
-			poll + time.Second, []time.Duration{poll + filewatch.Settle/2},
+			poll + time.Second,
+			[]time.Duration{poll + filewatch.Settle/2},
 		},
 	} {
 		t.Run(test.name, func(t *testing.T) {

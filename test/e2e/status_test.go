@@ -62,8 +62,10 @@ func TestNoRoute(t *testing.T) {
 	onEveryEngine(t, func(t *testing.T, w *world) {
 		p := w.startProxy()
 		_, err := sayHello(within(t), p.dial(""))
-		p.mustFail(err, failure{proxy.NoRoute, codes.Unimplemented, proxy.UnknownServiceLabel,
-			[]string{"/helloworld.Greeter/SayHello", p.Addrs()[0], "lbproxy-service", "no route matches", ":authority"}})
+		p.mustFail(err, failure{
+			proxy.NoRoute, codes.Unimplemented, proxy.UnknownServiceLabel,
+			[]string{"/helloworld.Greeter/SayHello", p.Addrs()[0], "lbproxy-service", "no route matches", ":authority"},
+		})
 	})
 }
 
@@ -72,8 +74,10 @@ func TestUnknownServiceIsRegistered(t *testing.T) {
 		p := w.startProxy()
 		cc := p.dial("hello")
 		_, err := sayHello(within(t), cc)
-		p.mustFail(err, failure{proxy.UnknownService, codes.Unavailable, proxy.UnknownServiceLabel,
-			[]string{`"hello" is unknown`, "nothing has been registered"}})
+		p.mustFail(err, failure{
+			proxy.UnknownService, codes.Unavailable, proxy.UnknownServiceLabel,
+			[]string{`"hello" is unknown`, "nothing has been registered"},
+		})
 
 		in := w.startInstance("hello", "", 1)
 		await(t, "answer of a service that is known by now", func() bool {
@@ -96,8 +100,10 @@ func TestDiscoveryUnavailable(t *testing.T) {
 			t.Run(c.name, func(t *testing.T) {
 				p := w.startProxy(c.change)
 				_, err := sayHello(within(t), p.dial("hello"))
-				p.mustFail(err, failure{proxy.DiscoveryUnavailable, codes.Unavailable, c.service,
-					[]string{`service "hello"`, "the registry has not answered within", "/readyz"}})
+				p.mustFail(err, failure{
+					proxy.DiscoveryUnavailable, codes.Unavailable, c.service,
+					[]string{`service "hello"`, "the registry has not answered within", "/readyz"},
+				})
 			})
 		}
 	})
@@ -155,8 +161,10 @@ func TestNoReadyEndpoint(t *testing.T) {
 				if waited := time.Since(start); waited < 300*time.Millisecond {
 					t.Errorf("the call has waited for %s only", waited)
 				}
-				p.mustFail(err, failure{reason: proxy.NoReadyEndpoint, code: codes.Unavailable,
-					says: []string{`service "hello"`, "any of its 1 instances within 300ms", c.addr, c.says}})
+				p.mustFail(err, failure{
+					reason: proxy.NoReadyEndpoint, code: codes.Unavailable,
+					says: []string{`service "hello"`, "any of its 1 instances within 300ms", c.addr, c.says},
+				})
 			})
 		}
 	})
@@ -178,8 +186,10 @@ func TestBackendLost(t *testing.T) {
 				in.kill()
 			}()
 			_, err := sayHello(within(t), p.dial("hello"))
-			p.mustFail(err, failure{reason: proxy.BackendLost, code: codes.Unavailable,
-				says: []string{`service "hello"`, "lost instance " + in.addr}})
+			p.mustFail(err, failure{
+				reason: proxy.BackendLost, code: codes.Unavailable,
+				says: []string{`service "hello"`, "lost instance " + in.addr},
+			})
 		})
 		t.Run("in mid-stream", func(t *testing.T) {
 			w := newWorld(t, w.engine)
@@ -188,8 +198,10 @@ func TestBackendLost(t *testing.T) {
 			c := p.converse(within(t), "hello")
 			p.mustAsk(c)
 			in.kill()
-			p.mustFail(c.end(), failure{reason: proxy.BackendLost, code: codes.Unavailable,
-				says: []string{`service "hello"`, "lost instance " + in.addr}})
+			p.mustFail(c.end(), failure{
+				reason: proxy.BackendLost, code: codes.Unavailable,
+				says: []string{`service "hello"`, "lost instance " + in.addr},
+			})
 		})
 	})
 }
@@ -214,8 +226,10 @@ func TestBackendProtocol(t *testing.T) {
 				w.startRegistrar(w.client, "hello", discovery.Instance{Addr: addr, Weight: 1})
 				p := w.startProxy(listed("hello"))
 				_, err := sayHello(within(t), p.dial("hello"))
-				p.mustFail(err, failure{reason: proxy.BackendProtocol, code: codes.Internal,
-					says: []string{`service "hello"`, "instance " + addr + " broke the protocol", c.says}})
+				p.mustFail(err, failure{
+					reason: proxy.BackendProtocol, code: codes.Internal,
+					says: []string{`service "hello"`, "instance " + addr + " broke the protocol", c.says},
+				})
 			})
 		}
 	})
@@ -228,8 +242,10 @@ func TestLimit(t *testing.T) {
 		p := w.startProxy(listed("listed"), func(cfg *configs.Config) { cfg.Discovery.MaxOnDemand = 1 })
 		greet(t, p.dial("first"), 1)
 		_, err := sayHello(within(t), p.dial("second"))
-		p.mustFail(err, failure{proxy.Limit, codes.ResourceExhausted, proxy.UnknownServiceLabel,
-			[]string{`service "second"`, "1 services are watched on demand already", "discovery.max_on_demand"}})
+		p.mustFail(err, failure{
+			proxy.Limit, codes.ResourceExhausted, proxy.UnknownServiceLabel,
+			[]string{`service "second"`, "1 services are watched on demand already", "discovery.max_on_demand"},
+		})
 		greet(t, p.dial("first"), 1)
 		greet(t, p.dial("listed"), 1)
 	})
