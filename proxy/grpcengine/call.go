@@ -112,15 +112,22 @@ func (c *call) NewStream(ctx context.Context, desc *grpc.StreamDesc, method stri
 		if err == nil {
 			return &backendStream{ClientStream: stream, call: c}, nil
 		}
+		if ctx.Err() == nil && status.Code(err) != codes.Unavailable {
+			return nil, refusal{err}
+		}
 		c.Unpick()
 		if ctx.Err() != nil {
 			return nil, c.Interrupted(ctx, "opening the call at "+endpoint.Addr())
 		}
-		if picks == maxPicks || status.Code(err) != codes.Unavailable {
+		if picks == maxPicks {
 			return nil, proxy.ErrBackendLost(c.Service(), endpoint.Addr(), err)
 		}
 	}
 }
+
+// refusal is a status that grpc-go makes instead of sending a call, because of what the backend has said that
+// it takes: the caller would have got it from its own gRPC library.
+type refusal struct{ error }
 
 func (c *call) options() []grpc.CallOption {
 	options := []grpc.CallOption{grpc.CallAuthority(c.authority)}
@@ -138,6 +145,10 @@ func (c *call) finish(err error) error {
 	var own *proxy.Error
 	if errors.As(err, &own) {
 		return c.fail(own)
+	}
+	var refused refusal
+	if errors.As(err, &refused) {
+		return c.pass(refused.error)
 	}
 	if ended := c.status.Load(); ended != nil && c.answer.complete.Load() {
 		return c.pass(*ended)
