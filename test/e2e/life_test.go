@@ -3,10 +3,13 @@ package e2e
 import (
 	"context"
 	"fmt"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/keepalive"
 )
 
 // A process that is killed takes its calls with it, but no later ones; when its lease has run out it is gone.
@@ -222,6 +225,50 @@ func TestRollingRestartLosesNoCall(t *testing.T) {
 			t.Errorf("one of %d calls fails: %v", calls, err)
 		}
 		t.Logf("%d calls", calls)
+	})
+}
+
+// Servers that end each connection after some time, gracefully, lose no call.
+func TestConnectionsThatEndLoseNoCall(t *testing.T) {
+	onEveryEngine(t, func(t *testing.T, w *world) {
+		for range 2 {
+			w.startInstance("hello", "", 1, func(b *backend) {
+				b.options = append(b.options, grpc.KeepaliveParams(keepalive.ServerParameters{
+					MaxConnectionAge: 50 * time.Millisecond, MaxConnectionAgeGrace: patience,
+				}))
+			})
+		}
+		p := w.startProxy(listed("hello"))
+		p.awaitReady("hello", 2)
+		load := p.startLoad("hello", 4)
+		await(t, "ten connections that have ended", func() bool {
+			return p.logs.FilterMessageSnippet("lost its connection").Len() >= 10
+		})
+		if calls, err := load.stop(); err != nil {
+			t.Errorf("one of %d calls fails: %v", calls, err)
+		}
+	})
+}
+
+// A server that takes one call at a time gets one at a time; the others wait.
+func TestBackendThatTakesOneCallAtATime(t *testing.T) {
+	onEveryEngine(t, func(t *testing.T, w *world) {
+		var running atomic.Int32
+		w.startInstance("hello", "", 1, func(b *backend) { b.options = append(b.options, grpc.MaxConcurrentStreams(1)) },
+			onHello(func(context.Context) error {
+				defer running.Add(-1)
+				if n := running.Add(1); n > 1 {
+					return fmt.Errorf("%d calls at a time", n)
+				}
+				return nil
+			}))
+		p := w.startProxy(listed("hello"))
+		p.awaitReady("hello", 1)
+		load := p.startLoad("hello", 8)
+		await(t, "200 calls", func() bool { return load.calls.Load() > 200 })
+		if calls, err := load.stop(); err != nil {
+			t.Errorf("one of %d calls fails: %v", calls, err)
+		}
 	})
 }
 

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"io"
 	"net"
+	"net/http"
 	"testing"
 
 	"golang.org/x/net/http2"
@@ -34,6 +35,28 @@ func startRude(t *testing.T, rude func(f *http2.Framer, stream uint32)) string {
 			}
 		}
 	})
+}
+
+// startHTTP starts a backend that speaks HTTP/2 without gRPC, and returns its address.
+func startHTTP(t *testing.T, answer http.HandlerFunc) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var h2c http.Protocols
+	h2c.SetUnencryptedHTTP2(true)
+	s := &http.Server{Protocols: &h2c, Handler: answer}
+	ended := make(chan struct{})
+	go func() { // ends by Close
+		defer close(ended)
+		s.Serve(l)
+	}()
+	t.Cleanup(func() {
+		s.Close()
+		<-ended
+	})
+	return l.Addr().String()
 }
 
 // listenRaw serves each connection to an address, which it returns, until the connection or the test ends.

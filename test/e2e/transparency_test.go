@@ -3,12 +3,19 @@ package e2e
 import (
 	"bytes"
 	"fmt"
+	"io"
+	"net/http"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
+
+	"github.com/lbproxy/lbproxy/discovery"
 )
 
 // Whatever caller and backend do, each sees what it would see without a proxy between them.
@@ -63,6 +70,49 @@ func TestStatusOfTheBackend(t *testing.T) {
 		if diff := cmp.Diff(counted(s.proxy), want); diff != "" {
 			t.Errorf("calls and errors in the metrics (-got +want):\n%s", diff)
 		}
+	})
+}
+
+// A server that speaks no gRPC makes its callers make up a code: the same one with a proxy as without.
+func TestAnswersThatAreNotGRPC(t *testing.T) {
+	onEveryEngine(t, func(t *testing.T, w *world) {
+		var code atomic.Int64
+		addr := startHTTP(t, func(rw http.ResponseWriter, _ *http.Request) {
+			rw.Header().Set("content-type", "text/html")
+			rw.WriteHeader(int(code.Load()))
+			io.WriteString(rw, "<h1>Not what you think</h1>")
+		})
+		w.startRegistrar(w.client, "hello", discovery.Instance{Addr: addr, Weight: 1})
+		p := w.startProxy(listed("hello"))
+		direct, proxied := dial(t, "passthrough:///"+addr, grpc.WithAuthority("hello")), p.dial("hello")
+		for _, c := range []int{200, 301, 400, 401, 403, 404, 429, 500, 502, 503, 504} {
+			code.Store(int64(c))
+			_, want := sayHello(within(t), direct)
+			_, err := sayHello(within(t), proxied)
+			if status.Code(err) != status.Code(want) {
+				t.Errorf("HTTP status %d: the call ends by %v, without a proxy by %v", c, err, want)
+			}
+		}
+	})
+}
+
+// Metadata that the backend says is too large is refused with the code that the caller would have without a proxy.
+func TestMetadataTooLargeForTheBackend(t *testing.T) {
+	onEveryEngine(t, func(t *testing.T, w *world) {
+		in := w.startInstance("hello", "", 1, func(b *backend) { b.options = append(b.options, grpc.MaxHeaderListSize(2000)) })
+		p := w.startProxy(listed("hello"))
+		p.awaitReady("hello", 1)
+		direct, proxied := dial(t, "passthrough:///"+in.addr, grpc.WithAuthority("hello")), p.dial("hello")
+		ctx := metadata.NewOutgoingContext(within(t), metadata.Pairs("long", strings.Repeat("x", 4000)))
+		for _, way := range []*grpc.ClientConn{direct, proxied} { // the first calls tell the limit
+			greet(t, way, 1)
+		}
+		_, want := sayHello(ctx, direct)
+		_, err := sayHello(ctx, proxied)
+		if status.Code(err) != status.Code(want) || !strings.Contains(fmt.Sprint(err), "eader list size") {
+			t.Errorf("the call ends by %v, without a proxy by %v", err, want)
+		}
+		greet(t, proxied, 1)
 	})
 }
 
