@@ -94,6 +94,7 @@ func (b *bench) call(t testing.TB, r proxy.Request) *proxy.Call {
 type source struct {
 	mu      sync.Mutex
 	watches map[string]*watch
+	linger  chan struct{} // see endLate
 }
 
 type watch struct {
@@ -109,15 +110,11 @@ func (s *source) Run(ctx context.Context, service string, publish func(discovery
 		return errBroken
 	}
 	w := s.watch(service)
-	defer func() {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		delete(s.watches, service)
-		close(w.ended)
-	}()
+	defer close(w.ended)
 	for {
 		select {
 		case <-ctx.Done():
+			s.forget(service)
 			return context.Cause(ctx)
 		case snapshot := <-w.snapshots:
 			publish(snapshot)
@@ -133,6 +130,23 @@ func (s *source) watch(service string) *watch {
 		s.watches[service] = &watch{make(chan discovery.Snapshot), make(chan struct{}), make(chan struct{})}
 	}
 	return s.watches[service]
+}
+
+func (s *source) forget(service string) {
+	s.mu.Lock()
+	delete(s.watches, service)
+	linger := s.linger
+	s.mu.Unlock()
+	if linger != nil {
+		<-linger
+	}
+}
+
+// endLate has watches that end do so once linger is closed.
+func (s *source) endLate(linger chan struct{}) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.linger = linger
 }
 
 // publish returns when the service's pool has taken the instances in.

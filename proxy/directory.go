@@ -47,6 +47,7 @@ type Directory struct {
 
 	mu         sync.Mutex // protects, and whoever replaces services holds it:
 	configured map[string]ServiceConfig
+	closing    map[string]<-chan struct{} // by name, what tells that the service released last has closed
 	closed     bool
 }
 
@@ -54,7 +55,7 @@ var errReleased = errors.New("the service is watched no more")
 
 // NewDirectory returns a directory that watches nothing yet. Close ends it.
 func NewDirectory(cfg DirectoryConfig) *Directory {
-	d := &Directory{cfg: cfg, end: make(chan struct{})}
+	d := &Directory{cfg: cfg, end: make(chan struct{}), closing: map[string]<-chan struct{}{}}
 	d.services.Store(&map[string]*service{})
 	d.sweeping.Go(d.sweep) // ends by Close
 	return d
@@ -122,7 +123,7 @@ func (d *Directory) demand(name string) (*service, *Error) {
 // start makes a service and watches it. The caller holds mu.
 func (d *Directory) start(name string) *service {
 	cfg, listed := d.configFor(name)
-	s := newService(name, cfg, listed, d)
+	s := newService(name, cfg, listed, d.closing[name], d)
 	services := maps.Clone(*d.services.Load())
 	services[name] = s
 	d.services.Store(&services)
@@ -160,7 +161,15 @@ func (d *Directory) release(s *service) {
 	services := maps.Clone(*d.services.Load())
 	delete(services, s.name)
 	d.services.Store(&services)
-	d.releasing.Go(s.close)
+	d.closing[s.name] = s.closed
+	d.releasing.Go(func() {
+		s.close()
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		if d.closing[s.name] == s.closed {
+			delete(d.closing, s.name)
+		}
+	})
 }
 
 // Close ends all watches, and the connections of all endpoints once their last call has ended. It waits.

@@ -51,6 +51,38 @@ func TestAnIdleServiceIsReleased(t *testing.T) {
 	})
 }
 
+// What a released service leaves behind ends before its successor begins, whose series are the same.
+func TestAServiceComesBackWhileItIsReleased(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t)
+		b.call(t, proxy.Request{Service: "hello"}).Cancel()
+		b.source.publish("hello", instance("10.0.0.1:1", ""))
+		linger := make(chan struct{})
+		b.source.endLate(linger)
+		time.Sleep(2 * idleRelease)
+		if got := b.watched(); got != nil {
+			t.Fatalf("watched = %v, want none", got)
+		}
+
+		b.call(t, proxy.Request{Service: "hello"}).Cancel()
+		published := make(chan struct{})
+		go func() {
+			b.source.publish("hello", instance("10.0.0.1:1", ""))
+			close(published)
+		}()
+		synctest.Wait()
+		close(linger)
+		<-published
+		synctest.Wait()
+		if n := testutil.CollectAndCount(b.reg, "lbproxy_endpoint_weight"); n != 1 {
+			t.Errorf("the endpoint has %d series of its weight, want 1", n)
+		}
+		if n := testutil.CollectAndCount(b.reg, "lbproxy_calls_in_flight"); n != 2 { // and _unknown
+			t.Errorf("calls in flight have %d series, want 2", n)
+		}
+	})
+}
+
 func TestOnDemandServicesAreBounded(t *testing.T) {
 	b := newBench(t)
 	b.services.Configure(map[string]proxy.ServiceConfig{"listed": {Policy: picker.Random}})

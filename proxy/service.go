@@ -23,10 +23,13 @@ type service struct {
 	log     *zap.Logger
 	ctx     context.Context
 	stop    context.CancelCauseFunc
-	watched chan struct{} // closed when watch has returned
+	before  <-chan struct{} // closed when a service of this name that was released has closed; nil if none was
+	watched chan struct{}   // closed when watch has returned
+	closed  chan struct{}   // closed when close has returned
 
 	config atomic.Pointer[ServiceConfig]
 	listed atomic.Bool                     // in the configuration, that is
+	alone  atomic.Bool                     // nothing is left of a released service, whose series had the same names
 	series atomic.Pointer[metrics.Service] // nil until the name is known to be more than a caller's invention
 
 	// users counts the calls inside; the bit retired is set when the service is released and none can enter.
@@ -40,16 +43,20 @@ type service struct {
 
 const retired = int64(1) << 62
 
-func newService(name string, cfg ServiceConfig, listed bool, d *Directory) *service {
+// newService returns a service that is not watched yet. Before is as in service.
+func newService(name string, cfg ServiceConfig, listed bool, before <-chan struct{}, d *Directory) *service {
 	s := &service{
 		name:      name,
 		metrics:   d.cfg.Metrics,
 		log:       d.cfg.Log.With(zap.String("service", name)),
 		pool:      picker.NewPool(name, cfg.Policy, d.cfg.Dial, d.cfg.Metrics, d.cfg.Log),
+		before:    before,
 		watched:   make(chan struct{}),
+		closed:    make(chan struct{}),
 		idleSince: time.Now(),
 	}
 	s.ctx, s.stop = context.WithCancelCause(context.Background())
+	s.alone.Store(before == nil)
 	s.configure(cfg, listed)
 	return s
 }
@@ -59,7 +66,7 @@ func (s *service) configure(cfg ServiceConfig, listed bool) {
 		s.pool.SetPolicy(cfg.Policy)
 	}
 	s.listed.Store(listed)
-	if listed {
+	if listed && s.alone.Load() {
 		s.openSeries()
 	}
 }
@@ -67,6 +74,13 @@ func (s *service) configure(cfg ServiceConfig, listed bool) {
 // watch keeps the pool up to date until the service is closed.
 func (s *service) watch(source discovery.Source) {
 	defer close(s.watched)
+	if s.before != nil {
+		<-s.before
+		s.alone.Store(true)
+		if s.listed.Load() {
+			s.openSeries()
+		}
+	}
 	err := source.Run(s.ctx, s.name, func(snapshot discovery.Snapshot) {
 		if len(snapshot.Instances) > 0 {
 			s.openSeries()
@@ -119,6 +133,7 @@ func (s *service) idleFor() time.Duration {
 
 // close ends the watch, and with their last call the endpoints.
 func (s *service) close() {
+	defer close(s.closed)
 	s.stop(errReleased)
 	<-s.watched
 	s.pool.Close()
