@@ -56,13 +56,14 @@ func newFile(path string, m *metrics.Metrics, log *zap.Logger, poll time.Duratio
 	ctx, end := context.WithCancel(context.Background())
 	f := &File{
 		path: path, metrics: m, log: log.With(zap.String("file", path)),
-		watch: filewatch.New(path, log), end: end, ended: make(chan struct{}),
+		watch: filewatch.New(path), end: end, ended: make(chan struct{}),
 	}
 	f.state.Store(&fileState{next: make(chan struct{})})
 	f.load()
 	go func() { // ends with ctx, see Close
 		defer close(f.ended)
-		f.watch.Run(ctx, poll, f.load)
+		defer f.watch.Close()
+		f.watch.Run(ctx, poll, f.log, f.load)
 	}()
 	return f
 }

@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/collectors"
 )
 
 // durationBuckets are the bounds that gRFC A66 sets for call durations, in seconds.
@@ -95,7 +94,6 @@ func New(reg prometheus.Registerer, version string) *Metrics {
 		m.calls, m.callDuration, m.callsInFlight,
 		m.endpointCalls, m.endpointLoad, m.endpointWeight, m.endpointReady,
 		m.errors, m.configReloads, build,
-		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 	)
 	m.discoveryCounts.register(reg, &m.watches)
 	// From 0 on, because a series that begins at 1 shows no increase, and alerts would miss the first rejection.

@@ -119,6 +119,12 @@ func (f *serveFlags) fromEtcd(cfg *configs.Config) *configs.Etcd {
 
 func (f *serveFlags) serve(cmd *cobra.Command) error {
 	load := func() (*configs.Config, error) { return f.load(cmd.Flags().Changed) }
+	var file *filewatch.Watch
+	if f.path != "" {
+		file = filewatch.New(f.path)
+		defer file.Close()
+		file.Read() // before it is loaded, so that a change after that is one
+	}
 	cfg, err := load()
 	if err != nil {
 		return configError(err)
@@ -130,24 +136,6 @@ func (f *serveFlags) serve(cmd *cobra.Command) error {
 	if err != nil {
 		return err
 	}
-
-	// The first signal stops gently; from then on signals do what they do by default, and end the process.
-	ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGTERM, syscall.SIGINT)
-	context.AfterFunc(ctx, stop)
-	defer stop()
-	reloading := make(chan struct{})
-	go func() { // ends with ctx, which is done when Run has returned
-		defer close(reloading)
-		f.reload(ctx, a, load, log)
-	}()
-	err = a.Run(ctx)
-	stop()
-	<-reloading
-	return err
-}
-
-// reload reads the configuration again at each SIGHUP and change of the file.
-func (f *serveFlags) reload(ctx context.Context, a *app.App, load func() (*configs.Config, error), log *zap.Logger) {
 	reload := func() {
 		if next, err := load(); err != nil {
 			a.ReloadFailed(err)
@@ -155,18 +143,22 @@ func (f *serveFlags) reload(ctx context.Context, a *app.App, load func() (*confi
 			a.Reload(next)
 		}
 	}
-	var watching sync.WaitGroup
-	defer watching.Wait()
-	if f.path != "" {
-		file := filewatch.New(f.path, log)
-		look := func() {
-			if _, changed, _ := file.Read(); changed {
-				reload() // which reads it once more, and says what is wrong
-			}
-		}
-		look()                                                             // it may have changed since the start
-		watching.Go(func() { file.Run(ctx, filewatch.DefaultPoll, look) }) // ends with ctx
+
+	// The first signal stops gently; from then on signals do what they do by default, and end the process.
+	ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGTERM, syscall.SIGINT)
+	context.AfterFunc(ctx, stop)
+	var reloading sync.WaitGroup
+	reloading.Go(func() { reloadAtSIGHUP(ctx, reload, log) }) // both end with ctx
+	if file != nil {
+		reloading.Go(func() { reloadAtChange(ctx, file, reload, log) })
 	}
+	err = a.Run(ctx)
+	stop()
+	reloading.Wait()
+	return err
+}
+
+func reloadAtSIGHUP(ctx context.Context, reload func(), log *zap.Logger) {
 	hup := make(chan os.Signal, 1)
 	signal.Notify(hup, syscall.SIGHUP)
 	defer signal.Stop(hup)
@@ -179,6 +171,16 @@ func (f *serveFlags) reload(ctx context.Context, a *app.App, load func() (*confi
 			reload()
 		}
 	}
+}
+
+func reloadAtChange(ctx context.Context, file *filewatch.Watch, reload func(), log *zap.Logger) {
+	look := func() {
+		if _, changed, _ := file.Read(); changed {
+			reload() // which reads it once more, and says what is wrong
+		}
+	}
+	look() // it may have changed since it was loaded
+	file.Run(ctx, filewatch.DefaultPoll, log, look)
 }
 
 // newLogger logs as configured, at a level that can be changed.

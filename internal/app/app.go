@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
 	"go.uber.org/zap"
 
 	"github.com/lbproxy/lbproxy/admin"
@@ -55,6 +56,8 @@ func New(cfg *configs.Config, version string, log *zap.Logger, level zap.AtomicL
 	a := &App{log: log, level: level, registry: prometheus.NewRegistry()}
 	a.config.Store(cfg)
 	a.unmet.Store(new(errors.New("starting")))
+	a.registry.MustRegister(
+		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	a.metrics = metrics.New(a.registry, version)
 	if err := a.listen(cfg); err != nil {
 		a.closeListeners()

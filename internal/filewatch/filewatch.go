@@ -25,25 +25,27 @@ const (
 
 // A Watch is on one file. It belongs to one goroutine.
 type Watch struct {
-	path    string
-	watcher *fsnotify.Watcher // nil where there is none to be had
+	path      string
+	watcher   *fsnotify.Watcher // nil where there is none to be had
+	noWatcher error             // why
 
 	read bool // at least once; then what came of it:
 	data []byte
 	err  error
 }
 
-// New watches the file at path, which need not exist. Run ends the watch.
-func New(path string, log *zap.Logger) *Watch {
+// New watches the file at path, which need not exist, until Close.
+func New(path string) *Watch {
 	w := &Watch{path: path}
-	watcher, err := fsnotify.NewWatcher()
-	if err != nil {
-		log.Warn("file can only be polled; a higher fs.inotify.max_user_instances may help",
-			zap.String("file", path), zap.Error(err))
-		return w
-	}
-	w.watcher = watcher
+	w.watcher, w.noWatcher = fsnotify.NewWatcher()
 	return w
+}
+
+// Close ends the watch.
+func (w *Watch) Close() {
+	if w.watcher != nil {
+		w.watcher.Close()
+	}
 }
 
 // Read reads the file, and tells whether it is not as it was the last time.
@@ -68,12 +70,13 @@ func sameError(a, b error) bool {
 }
 
 // Run calls look, which should Read, soon after each change of the file, and every poll, until ctx is done.
-func (w *Watch) Run(ctx context.Context, poll time.Duration, look func()) {
+func (w *Watch) Run(ctx context.Context, poll time.Duration, log *zap.Logger, look func()) {
 	if w.watcher == nil {
+		log.Warn("file can only be polled; a higher fs.inotify.max_user_instances may help",
+			zap.String("file", w.path), zap.Duration("every", poll), zap.Error(w.noWatcher))
 		follow(ctx, nil, nil, poll, look)
 		return
 	}
-	defer w.watcher.Close()
 	follow(ctx, w.watcher.Events, w.watcher.Errors, poll, look)
 }
 

@@ -23,7 +23,8 @@ type conn struct {
 	stop     context.CancelFunc
 	watched  chan struct{} // closed when watch has returned
 
-	dialErr atomic.Pointer[error] // of the last attempt; nil if TCP connected
+	// halfway is set while TCP has connected and HTTP/2 has not.
+	halfway atomic.Bool
 }
 
 var (
@@ -65,13 +66,19 @@ func (e *Engine) Dial(ep *picker.Endpoint) picker.Conn {
 	return c
 }
 
+// dial is told of every attempt to connect; of those that fail again, watch is not.
 func (c *conn) dial(ctx context.Context, addr string) (net.Conn, error) {
+	if c.halfway.Swap(false) {
+		c.endpoint.SetState(picker.Failed, errHandshake)
+	}
 	n, err := proxy.BackendDialer().DialContext(ctx, "tcp", addr)
 	if err != nil {
-		c.dialErr.Store(&err)
+		if ctx.Err() == nil {
+			c.endpoint.SetState(picker.Failed, err)
+		}
 		return nil, err
 	}
-	c.dialErr.Store(nil)
+	c.halfway.Store(true)
 	return n, nil
 }
 
@@ -86,9 +93,14 @@ func (c *conn) watch(ctx context.Context) {
 		}
 		switch state {
 		case connectivity.Ready:
+			c.halfway.Store(false)
 			c.endpoint.SetState(picker.Ready, nil)
 		case connectivity.TransientFailure:
-			c.endpoint.SetState(picker.Failed, c.failure())
+			var cause error // dial has told it, unless
+			if c.halfway.Swap(false) {
+				cause = errHandshake
+			}
+			c.endpoint.SetState(picker.Failed, cause)
 		case connectivity.Idle:
 			c.cc.Connect()
 		}
@@ -97,13 +109,6 @@ func (c *conn) watch(ctx context.Context) {
 			return
 		}
 	}
-}
-
-func (c *conn) failure() error {
-	if err := c.dialErr.Load(); err != nil {
-		return *err
-	}
-	return errHandshake
 }
 
 // Reset implements [picker.Conn].
