@@ -112,7 +112,8 @@ func TestConfigPage(t *testing.T) {
 	if got, want := page.Discovery.Etcd.Endpoints, []string{w.etcd, "http://xxxxx@127.0.0.1:1"}; !cmp.Equal(got, want) {
 		t.Errorf("endpoints = %v, want %v", got, want)
 	}
-	if page.Engine != w.engine.name || page.DrainTimeout != "7s" || page.Discovery.Etcd.Root != w.root || page.Services["hello"].WaitTimeout != "1s" {
+	if page.Engine != w.engine.name || page.DrainTimeout != "7s" ||
+		page.Discovery.Etcd.Root != w.root || page.Services["hello"].WaitTimeout != "1s" {
 		t.Errorf("/config = %+v", page)
 	}
 

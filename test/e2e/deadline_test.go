@@ -109,7 +109,8 @@ func TestCancelReachesABackendThatDoesNotListen(t *testing.T) {
 		ctx, cancel := context.WithCancel(within(t))
 		defer cancel()
 		cc := w.startProxy().dial("hello")
-		stream, err := cc.NewStream(ctx, &grpc.StreamDesc{ServerStreams: true, ClientStreams: true}, "/e2e.Talk/Converse", grpc.ForceCodecV2(rawCodec{}))
+		both := &grpc.StreamDesc{ServerStreams: true, ClientStreams: true}
+		stream, err := cc.NewStream(ctx, both, "/e2e.Talk/Converse", grpc.ForceCodecV2(rawCodec{}))
 		if err != nil {
 			t.Fatal(err)
 		}

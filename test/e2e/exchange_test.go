@@ -138,7 +138,7 @@ type stage struct {
 
 // newStage makes a stage on which callers call the backend "hello", directly and through a proxy.
 func newStage(t *testing.T, w *world, change ...func(*configs.Config)) *stage {
-	s := &stage{t: t, w: w, backends: make(chan *party, 1)}
+	s := &stage{t: t, w: w, backends: make(chan *party, 100)} // more than there are exchanges at a time
 	in := w.startInstance("hello", "1.0.0", 1, func(b *backend) {
 		b.options = []grpc.ServerOption{
 			grpc.UnknownServiceHandler(s.play), grpc.ForceServerCodecV2(rawCodec{}), grpc.StatsHandler(encodings{}),
@@ -228,8 +228,8 @@ func (s *stage) compare(t *testing.T, e exchange) (caller, backend []string) {
 	return caller, backend
 }
 
-// mustSee fails the test unless each of the lines was seen, in this order: a comparison of nothing with nothing
-// shows nothing.
+// mustSee fails the test unless lines that begin so were seen, in this order: a comparison of nothing with
+// nothing shows nothing.
 func mustSee(t *testing.T, who string, saw []string, lines ...string) {
 	t.Helper()
 	left := saw

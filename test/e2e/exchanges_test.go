@@ -77,11 +77,14 @@ var exchanges = []struct {
 				return status.Error(codes.PermissionDenied, "no")
 			},
 		},
-		callerSees: []string{"no more messages: rpc error: code = PermissionDenied desc = no", "headers are here, error <nil>", "encoding", `trailer why`},
+		callerSees: []string{
+			"no more messages: rpc error: code = PermissionDenied desc = no", "headers are here, error <nil>", "encoding", `trailer why`,
+		},
 	},
 	{
-		exchange:   exchange{name: "empty stream", backend: func(p *party) error { p.recvAll(); return nil }},
-		callerSees: []string{"no more messages: EOF"}, backendSees: []string{"no more messages: EOF"},
+		exchange:    exchange{name: "empty stream", backend: func(p *party) error { p.recvAll(); return nil }},
+		callerSees:  []string{"no more messages: EOF"},
+		backendSees: []string{"no more messages: EOF"},
 	},
 	{
 		exchange: exchange{
@@ -93,7 +96,8 @@ var exchanges = []struct {
 				return nil
 			},
 		},
-		callerSees: []string{`message ""`, "no more messages: EOF"}, backendSees: []string{`message ""`, `message ""`, "no more messages: EOF"},
+		callerSees:  []string{`message ""`, "no more messages: EOF"},
+		backendSees: []string{`message ""`, `message ""`, "no more messages: EOF"},
 	},
 	{
 		exchange: exchange{
@@ -129,7 +133,9 @@ var exchanges = []struct {
 				"x-long", strings.Repeat("0123456789", 600)),
 			backend: func(p *party) error { return nil },
 		},
-		backendSees: []string{`metadata :authority = ["hello"]`, "metadata authorization", "metadata traceparent", "metadata x-empty", "metadata x-long"},
+		backendSees: []string{
+			`metadata :authority = ["hello"]`, "metadata authorization", "metadata traceparent", "metadata x-empty", "metadata x-long",
+		},
 	},
 	{
 		exchange: exchange{
@@ -197,7 +203,8 @@ var exchanges = []struct {
 				return nil
 			},
 		},
-		callerSees: []string{`message "answer"`, "no more messages: EOF"}, backendSees: []string{`message "question"`},
+		callerSees:  []string{`message "answer"`, "no more messages: EOF"},
+		backendSees: []string{`message "question"`},
 	},
 	{
 		exchange: exchange{
@@ -230,7 +237,8 @@ var exchanges = []struct {
 				return nil
 			},
 		},
-		callerSees: []string{"message", "no more messages: EOF"}, backendSees: []string{"message", "no more messages: EOF"},
+		callerSees:  []string{"message", "no more messages: EOF"},
+		backendSees: []string{"message", "no more messages: EOF"},
 	},
 	{
 		exchange: exchange{
@@ -243,23 +251,28 @@ var exchanges = []struct {
 				return nil
 			},
 		},
-		callerSees: []string{"message", `header content-type = ["application/grpc+flat"]`}, backendSees: []string{`metadata content-type = ["application/grpc+flat"]`, "message"},
+		callerSees:  []string{"message", `header content-type = ["application/grpc+flat"]`},
+		backendSees: []string{`metadata content-type = ["application/grpc+flat"]`, "message"},
 	},
 	{
-		exchange:   compressed("gzip asked and answered", "gzip", "gzip"),
-		callerSees: []string{"message", `encoding "gzip"`}, backendSees: []string{`encoding "gzip"`, "message"},
+		exchange:    compressed("gzip asked and answered", "gzip", "gzip"),
+		callerSees:  []string{"message", `encoding "gzip"`},
+		backendSees: []string{`encoding "gzip"`, "message"},
 	},
 	{
-		exchange:   compressed("gzip asked, plain answered", "gzip", "identity"),
-		callerSees: []string{"message", `encoding "identity"`}, backendSees: []string{`encoding "gzip"`, "message"},
+		exchange:    compressed("gzip asked, plain answered", "gzip", "identity"),
+		callerSees:  []string{"message", `encoding "identity"`},
+		backendSees: []string{`encoding "gzip"`, "message"},
 	},
 	{
-		exchange:   compressed("plain asked, gzip answered", "identity", "gzip"),
-		callerSees: []string{"message", `encoding "gzip"`}, backendSees: []string{`encoding ""`, "message"},
+		exchange:    compressed("plain asked, gzip answered", "identity", "gzip"),
+		callerSees:  []string{"message", `encoding "gzip"`},
+		backendSees: []string{`encoding ""`, "message"},
 	},
 	{
-		exchange:   compressed("plain asked and answered", "identity", "identity"),
-		callerSees: []string{"message", `encoding "identity"`}, backendSees: []string{`encoding ""`, "message"},
+		exchange:    compressed("plain asked and answered", "identity", "identity"),
+		callerSees:  []string{"message", `encoding "identity"`},
+		backendSees: []string{`encoding ""`, "message"},
 	},
 }
 

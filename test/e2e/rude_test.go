@@ -5,6 +5,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"sync"
 	"testing"
 
 	"golang.org/x/net/http2"
@@ -59,30 +60,30 @@ func startHTTP(t *testing.T, answer http.HandlerFunc) string {
 	return l.Addr().String()
 }
 
-// listenRaw serves each connection to an address, which it returns, until the connection or the test ends.
+// listenRaw serves each connection to an address, which it returns, until the test ends. The connections must
+// have ended by then.
 func listenRaw(t *testing.T, serve func(net.Conn)) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	ended := make(chan struct{})
-	go func() { // ends when l closes, and the connection when its other end does
-		defer close(ended)
+	var serving sync.WaitGroup
+	serving.Go(func() { // ends when l closes
 		for {
 			c, err := l.Accept()
 			if err != nil {
 				return
 			}
-			go func() {
+			serving.Go(func() { // ends when the proxy closes the connection, or serve does
 				defer c.Close()
 				serve(c)
-			}()
+			})
 		}
-	}()
+	})
 	t.Cleanup(func() {
 		l.Close()
-		<-ended
+		serving.Wait()
 	})
 	return l.Addr().String()
 }

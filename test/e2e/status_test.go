@@ -120,7 +120,10 @@ func TestNoInstances(t *testing.T) {
 			{"deregistered", (*instance).deregister, nil, []string{`service "hello" has no instances`, "none is registered now"}},
 			{"drained", func(in *instance) { in.setWeight(0) }, nil, []string{`service "hello" takes no calls`, "all its instances (1) are drained"}},
 			{"of another version", func(*instance) {}, []string{"lbproxy-version", "7"}, []string{`service "hello" has no instances of version "7"`}},
-			{"drained of this version", func(in *instance) { in.setWeight(0) }, []string{"lbproxy-version", "1.0.0"}, []string{`all its instances of version "1.0.0" (1) are drained`}},
+			{
+				"drained of this version", func(in *instance) { in.setWeight(0) }, []string{"lbproxy-version", "1.0.0"},
+				[]string{`all its instances of version "1.0.0" (1) are drained`},
+			},
 		} {
 			t.Run(c.name, func(t *testing.T) {
 				w := newWorld(t, w.engine)
@@ -145,7 +148,7 @@ func TestNoReadyEndpoint(t *testing.T) {
 		left.kill()
 		for _, c := range []struct{ name, addr, says string }{
 			{"nobody listens", left.addr, "connection refused"},
-			{"something else listens", listenRaw(t, func(c net.Conn) { io.WriteString(c, "220 mail.example ESMTP\r\n"); io.Copy(io.Discard, c) }), "TCP connects but HTTP/2 does not"},
+			{"something else listens", listenRaw(t, speakSMTP), "TCP connects but HTTP/2 does not"},
 			{"it closes", listenRaw(t, func(net.Conn) {}), "TCP connects but HTTP/2 does not"},
 		} {
 			t.Run(c.name, func(t *testing.T) {
@@ -168,6 +171,11 @@ func TestNoReadyEndpoint(t *testing.T) {
 			})
 		}
 	})
+}
+
+func speakSMTP(c net.Conn) {
+	io.WriteString(c, "220 mail.example ESMTP\r\n")
+	io.Copy(io.Discard, c)
 }
 
 func TestBackendLost(t *testing.T) {
