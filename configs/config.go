@@ -14,8 +14,11 @@ import (
 	"github.com/lbproxy/lbproxy/picker"
 )
 
-// EngineGRPCProxy is the engine made of google.golang.org/grpc and mwitkow/grpc-proxy.
-const EngineGRPCProxy = "grpc-proxy"
+// The engines.
+const (
+	EngineRelay     = "relay"      // relays HTTP/2 frames
+	EngineGRPCProxy = "grpc-proxy" // google.golang.org/grpc and mwitkow/grpc-proxy
+)
 
 // Config is a whole configuration.
 type Config struct {

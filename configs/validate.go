@@ -21,7 +21,7 @@ import (
 const maxSocketPath = 107
 
 var (
-	engines    = []string{EngineGRPCProxy}
+	engines    = []string{EngineGRPCProxy, EngineRelay}
 	logLevels  = []string{"debug", "info", "warn", "error"}
 	logFormats = []string{"json", "console"}
 )

@@ -99,6 +99,13 @@ func ErrBackendProtocol(service, addr string, cause error) *Error {
 	return fail(BackendProtocol, codes.Internal, "service %q: instance %s broke the protocol: %v", service, addr, cause)
 }
 
+// ErrMetadataTooLarge is for a call whose metadata is more than the backend takes; it would end the connection,
+// and other calls with it.
+func ErrMetadataTooLarge(service, addr string, size, most uint32) *Error {
+	return fail(Limit, codes.Internal, "service %q: instance %s takes a header list size of %d bytes, the call's is %d; send less metadata",
+		service, addr, most, size)
+}
+
 func errTooManyServices(service string, bound int) *Error {
 	return fail(Limit, codes.ResourceExhausted,
 		"service %q: %d services are watched on demand already; list it under services in the configuration, or raise discovery.max_on_demand",

@@ -27,11 +27,13 @@ var arrows = map[string][]string{
 	"picker":                 {"discovery", "metrics"},
 	"proxy":                  {"picker", "discovery", "metrics"},
 	"proxy/grpcengine":       {"proxy", "picker"},
+	"proxy/h2":               {},
+	"proxy/relay":            {"proxy", "picker", "proxy/h2"},
 
 	// Around them.
 	"configs":      {"discovery", "picker", "internal/strictyaml"},
 	"admin":        {"proxy", "picker", "discovery", "metrics", "configs"},
-	"internal/app": {"admin", "configs", "proxy/grpcengine", "proxy", "picker", "discovery", "metrics"},
+	"internal/app": {"admin", "configs", "proxy/grpcengine", "proxy/relay", "proxy", "picker", "discovery", "metrics"},
 	"cmd/lbproxy":  {"internal/app", "configs", "proxy", "picker", "discovery", "internal/filewatch"},
 
 	// Tools that know nothing of load balancing.

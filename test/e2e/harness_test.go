@@ -34,6 +34,7 @@ import (
 
 // engines are those that every story is told on.
 var engines = []engine{
+	{name: configs.EngineRelay},
 	{name: configs.EngineGRPCProxy, alters: []string{"grpc-accept-encoding", "user-agent"}},
 }
 
@@ -146,8 +147,8 @@ type lbproxy struct {
 func (w *world) config(change ...func(*configs.Config)) *configs.Config {
 	cfg := configs.Default()
 	cfg.Engine = w.engine.name
-	cfg.Listeners = []configs.Listener{{Address: "127.0.0.1:0"}}
-	cfg.Admin.Address = "127.0.0.1:0"
+	cfg.Listeners = []configs.Listener{{Address: newAddr(w.t)}}
+	cfg.Admin.Address = newAddr(w.t)
 	cfg.Discovery.Etcd.Endpoints = []string{w.etcd}
 	cfg.Discovery.Etcd.Root = w.root
 	cfg.Discovery.Etcd.DialTimeout = time.Second

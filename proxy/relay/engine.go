@@ -1,0 +1,137 @@
+// Package relay is an engine that relays HTTP/2 frames: payloads, compression, user-agent, unknown fields and
+// trailers pass as they are, in their order.
+//
+// Its core is a state machine that does no I/O and holds no lock; a shard drives it with sockets and timers.
+// It decides how bytes move between a caller's stream and a backend's: windows, order, the end of either, and
+// which calls can safely be sent again. Which way a call goes is package proxy's, what frames look like
+// package proxy/h2's.
+package relay
+
+import (
+	"context"
+	"errors"
+	"net"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/lbproxy/lbproxy/picker"
+	"github.com/lbproxy/lbproxy/proxy"
+)
+
+// flushTimeout is how long callers have to read the statuses of calls that a shutdown failed.
+const flushTimeout = time.Second
+
+var _ proxy.Engine = (*Engine)(nil)
+
+// Engine implements [proxy.Engine].
+type Engine struct {
+	shard   *shard
+	callers sync.WaitGroup // their connections
+
+	mu        sync.Mutex // protects:
+	listeners []net.Listener
+	down      bool
+}
+
+// front is one listener's way into the policy.
+type front struct {
+	policy   *proxy.Policy
+	listener string
+	service  string // that the listener is bound to, if any
+}
+
+// New returns an engine that serves nothing yet.
+func New(log *zap.Logger) *Engine { return &Engine{shard: newShard(log)} }
+
+// Dial implements [proxy.Engine].
+func (e *Engine) Dial(ep *picker.Endpoint) picker.Conn { return newUpstream(e.shard, ep) }
+
+// Serve implements [proxy.Engine].
+func (e *Engine) Serve(p *proxy.Policy, l net.Listener, service string) error {
+	f := &front{policy: p, listener: l.Addr().String(), service: service}
+	if !e.add(l) {
+		return l.Close()
+	}
+	for {
+		nc, err := l.Accept()
+		if err != nil {
+			if e.isDown() {
+				return nil
+			}
+			if isTemporary(err) {
+				time.Sleep(acceptPause)
+				continue
+			}
+			return err
+		}
+		e.callers.Add(1)
+		e.shard.attach(nc, func(t transport) *conn {
+			c := e.shard.core.newConn(caller, t)
+			c.front = f
+			c.core.callers[c] = struct{}{}
+			if c.core.draining {
+				c.drain()
+			}
+			t.(*socket).ended = e.callers.Done
+			return c
+		})
+	}
+}
+
+// acceptPause is how long accepting rests when the process has no file descriptors left, or the like.
+const acceptPause = 10 * time.Millisecond
+
+func isTemporary(err error) bool {
+	var t interface{ Temporary() bool }
+	return errors.As(err, &t) && t.Temporary()
+}
+
+func (e *Engine) add(l net.Listener) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if !e.down {
+		e.listeners = append(e.listeners, l)
+	}
+	return !e.down
+}
+
+func (e *Engine) isDown() bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.down
+}
+
+// Shutdown implements [proxy.Engine].
+func (e *Engine) Shutdown(ctx context.Context) {
+	e.mu.Lock()
+	e.down = true
+	for _, l := range e.listeners {
+		l.Close()
+	}
+	e.mu.Unlock()
+	e.shard.enter(func(c *core) {
+		c.draining = true
+		for cn := range c.callers {
+			cn.drain()
+		}
+	})
+	gone := make(chan struct{})
+	go func() { // ends when the last caller's connection has, which is waited for below
+		e.callers.Wait()
+		close(gone)
+	}()
+	select {
+	case <-gone:
+	case <-ctx.Done():
+		e.shard.enter((*core).failAll)
+		select {
+		case <-gone:
+		case <-time.After(flushTimeout):
+			e.shard.enter((*core).endAll)
+			<-gone
+		}
+	}
+	e.shard.close()
+}

@@ -1,0 +1,393 @@
+package relay
+
+import (
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/net/http2/hpack"
+	"google.golang.org/grpc/codes"
+
+	"github.com/lbproxy/lbproxy/proxy"
+	"github.com/lbproxy/lbproxy/proxy/h2"
+)
+
+// fieldOverhead is what SETTINGS_MAX_HEADER_LIST_SIZE counts for a field beside its name and value.
+const fieldOverhead = 32
+
+// field is called for each field of the block that is being decoded.
+func (c *core) field(f hpack.HeaderField) {
+	c.size += uint32(len(f.Name) + len(f.Value) + fieldOverhead)
+	if c.size <= maxHeaderListSize {
+		c.fields = append(c.fields, f)
+	}
+}
+
+// onFragment begins a field block. Err is what was wrong with the HEADERS around it: the block is decoded all
+// the same, because it changes the decoder's table.
+func (c *conn) onFragment(h h2.FrameHeader, fragment []byte, err error) error {
+	if err != nil {
+		if _, ok := err.(h2.StreamError); !ok {
+			return err
+		}
+		return h2.ConnectionError{Code: h2.ProtocolError, Reason: err.Error()}
+	}
+	if h.Flags.Has(h2.FlagEndHeaders) {
+		return c.onBlock(h, fragment)
+	}
+	c.block, c.blockOf, c.fragments = append(c.block[:0], fragment...), h, 0
+	return nil
+}
+
+func (c *conn) onContinuation(h h2.FrameHeader, fragment []byte) error {
+	if c.blockOf.StreamID != h.StreamID {
+		return h2.ConnectionError{Code: h2.ProtocolError, Reason: "CONTINUATION without HEADERS"}
+	}
+	c.fragments++
+	if c.fragments > maxContinuations || len(c.block)+len(fragment) > maxHeaderListSize {
+		return h2.ConnectionError{Code: h2.EnhanceYourCalm, Reason: "a field block is too long"}
+	}
+	c.block = append(c.block, fragment...)
+	if !h.Flags.Has(h2.FlagEndHeaders) {
+		return nil
+	}
+	of := c.blockOf
+	c.blockOf = h2.FrameHeader{}
+	err := c.onBlock(of, c.block)
+	if cap(c.block) > maxKept {
+		c.block = nil
+	}
+	return err
+}
+
+// onBlock decodes a field block, which must be done for every one and in their order, and acts on it.
+func (c *conn) onBlock(h h2.FrameHeader, block []byte) error {
+	core := c.core
+	core.fields, core.size = cleared(core.fields), 0
+	if _, err := c.dec.Write(block); err != nil {
+		return h2.ConnectionError{Code: h2.CompressionError, Reason: err.Error()}
+	}
+	if err := c.dec.Close(); err != nil {
+		return h2.ConnectionError{Code: h2.CompressionError, Reason: err.Error()}
+	}
+	st := c.streams[h.StreamID]
+	if c.side == caller && st == nil {
+		return c.onRequest(h)
+	}
+	if st == nil {
+		return c.unknownStream(h)
+	}
+	if core.size > maxHeaderListSize {
+		return h2.StreamError{StreamID: h.StreamID, Code: h2.EnhanceYourCalm, Reason: "the fields are too long"}
+	}
+	if c.side == caller || st.answered {
+		return c.onTrailers(st, h)
+	}
+	return c.onResponse(st, h)
+}
+
+func (c *conn) onRequest(h h2.FrameHeader) error {
+	core := c.core
+	switch {
+	case h.StreamID%2 == 0:
+		return h2.ConnectionError{Code: h2.ProtocolError, Reason: "a client opens a stream of even number"}
+	case h.StreamID <= c.lastID:
+		return h2.ConnectionError{Code: h2.StreamClosed, Reason: "HEADERS on a closed stream"}
+	}
+	c.lastID = h.StreamID
+	if core.size > maxHeaderListSize {
+		return h2.StreamError{StreamID: h.StreamID, Code: h2.EnhanceYourCalm, Reason: "the fields are too long"}
+	}
+	if c.finished || len(c.streams) >= maxConcurrentStreams {
+		return h2.StreamError{StreamID: h.StreamID, Code: h2.RefusedStream, Reason: "no more streams are taken"}
+	}
+	length, reason := checkRequest(core.fields)
+	if reason == "" && h.Flags.Has(h2.FlagEndStream) && length > 0 {
+		reason = "content-length without content"
+	}
+	if reason != "" {
+		return h2.StreamError{StreamID: h.StreamID, Code: h2.ProtocolError, Reason: reason}
+	}
+	st := core.newStream()
+	st.began, st.replay, st.code = time.Now(), true, codes.Unknown
+	st.request, st.size = append(st.request, core.fields...), core.size
+	in := &st.half[caller]
+	in.conn, in.id, in.expected = c, h.StreamID, length
+	in.send, in.recv = h2.SendWindow(c.peer.InitialWindowSize), h2.NewReceiveWindow(callerStreamWindow)
+	c.streams[h.StreamID] = st
+	if h.Flags.Has(h2.FlagEndStream) {
+		in.gotEnd = true
+		st.half[backend].last = endStream
+	}
+	core.begin(st, c.front)
+	return nil
+}
+
+// begin routes the call and picks its endpoint.
+func (c *core) begin(st *stream, f *front) {
+	r := &c.request
+	*r = proxy.Request{Listener: f.listener, Bound: f.service, Header: requestHeader{st}}
+	for i := range st.request {
+		field := &st.request[i]
+		switch field.Name {
+		case ":path":
+			r.Method = field.Value
+		case ":authority":
+			r.Authority = field.Value
+		case proxy.ServiceKey:
+			r.Service = field.Value
+		case proxy.VersionKey:
+			r.Version = field.Value
+		case "grpc-timeout":
+			if d, ok := parseTimeout(field.Value); ok {
+				st.deadline = st.began.Add(d)
+			}
+		}
+	}
+	if err := f.policy.Begin(&st.call, r); err != nil {
+		st.fail(c, err)
+		return
+	}
+	st.setTimer(c)
+	st.pick(c)
+}
+
+// requestHeader looks fields of a request up for routes.
+type requestHeader struct{ st *stream }
+
+func (h requestHeader) Get(key string) (values []string) {
+	for _, f := range h.st.request {
+		if f.Name == key {
+			values = append(values, f.Value)
+		}
+	}
+	return values
+}
+
+// onResponse is for the field blocks that begin a response: any number of informational ones and the final one.
+func (c *conn) onResponse(st *stream, h h2.FrameHeader) error {
+	fields, end := c.core.fields, h.Flags.Has(h2.FlagEndStream)
+	length, reason := checkResponse(fields)
+	if reason != "" {
+		return h2.StreamError{StreamID: h.StreamID, Code: h2.ProtocolError, Reason: reason}
+	}
+	in := &st.half[backend]
+	if fields[0].Value[0] == '1' {
+		if end {
+			return h2.StreamError{StreamID: h.StreamID, Code: h2.ProtocolError, Reason: "an informational response ends the stream"}
+		}
+		st.headers(backend, fields, false)
+		return nil
+	}
+	c.glitches = 0
+	st.answered, st.replay, st.body = true, false, kept(st.body)
+	in.expected = length
+	st.grpc = isGRPC(fields)
+	if end {
+		in.gotEnd = true
+		st.code = statusOf(fields)
+	}
+	st.headers(backend, fields, end)
+	return nil
+}
+
+func (c *conn) onTrailers(st *stream, h h2.FrameHeader) error {
+	in := &st.half[c.side]
+	switch {
+	case in.gotEnd:
+		return h2.StreamError{StreamID: h.StreamID, Code: h2.StreamClosed, Reason: "HEADERS after END_STREAM"}
+	case !h.Flags.Has(h2.FlagEndStream):
+		return h2.StreamError{StreamID: h.StreamID, Code: h2.ProtocolError, Reason: "trailers without END_STREAM"}
+	case in.expected > 0:
+		return h2.StreamError{StreamID: h.StreamID, Code: h2.ProtocolError, Reason: "less content than content-length says"}
+	}
+	if reason := checkTrailers(c.core.fields); reason != "" {
+		return h2.StreamError{StreamID: h.StreamID, Code: h2.ProtocolError, Reason: reason}
+	}
+	in.gotEnd = true
+	if c.side == backend {
+		st.code = statusOf(c.core.fields)
+	} else {
+		st.replay = false // trailers are not kept
+	}
+	st.headers(c.side, c.core.fields, true)
+	return nil
+}
+
+// onData passes DATA on. Its length counts against the windows whatever becomes of it.
+func (c *conn) onData(h h2.FrameHeader, payload []byte) error {
+	if !c.recv.Receive(len(payload)) {
+		return h2.ConnectionError{Code: h2.FlowControlError, Reason: "more DATA than the connection's window allows"}
+	}
+	// The connection's window is given back at once: one stalled call must not hold up the others. What a
+	// connection can make us hold is bounded by its streams' windows.
+	if update := c.recv.Release(len(payload)); update > 0 {
+		c.out = h2.AppendWindowUpdate(c.out, 0, update)
+		c.mark()
+	}
+	data, err := h2.ParseData(h, payload)
+	if err != nil {
+		return err
+	}
+	st := c.streams[h.StreamID]
+	if st == nil {
+		if err := c.unknownStream(h); err != nil {
+			return err
+		}
+		return h2.StreamError{StreamID: h.StreamID, Code: h2.StreamClosed, Reason: "DATA on a closed stream"}
+	}
+	in, end := &st.half[c.side], h.Flags.Has(h2.FlagEndStream)
+	if in.gotEnd {
+		return h2.StreamError{StreamID: h.StreamID, Code: h2.StreamClosed, Reason: "DATA after END_STREAM"}
+	}
+	if c.side == backend && !st.answered {
+		return h2.StreamError{StreamID: h.StreamID, Code: h2.ProtocolError, Reason: "DATA before the response's fields"}
+	}
+	if !in.recv.Receive(len(payload)) {
+		return h2.StreamError{StreamID: h.StreamID, Code: h2.FlowControlError, Reason: "more DATA than the stream's window allows"}
+	}
+	if in.expected >= 0 {
+		if in.expected -= int64(len(data)); in.expected < 0 || end && in.expected > 0 {
+			return h2.StreamError{StreamID: h.StreamID, Code: h2.ProtocolError, Reason: "content is not as long as content-length says"}
+		}
+	}
+	if len(data) == 0 && !end {
+		st.credit(c.side, len(payload))
+		return c.glitch("empty DATA")
+	}
+	c.glitches = 0
+	in.gotEnd = end
+	st.credit(c.side, len(payload)-len(data))
+	st.relay(c.side, data, end)
+	return nil
+}
+
+// writeRequest writes the call's field block, as the backend is to get it.
+func (c *conn) writeRequest(st *stream, end bool) {
+	c.encoded.Reset()
+	spent := time.Since(st.began)
+	for _, f := range st.request {
+		if strings.HasPrefix(f.Name, proxy.MetadataPrefix) {
+			continue
+		}
+		// A call that did not wait gets its time untouched; what passed is below the precision of timeouts.
+		if f.Name == "grpc-timeout" && spent > time.Millisecond && !st.deadline.IsZero() {
+			f.Value = formatTimeout(time.Until(st.deadline))
+		}
+		c.encode(f)
+	}
+	c.out = h2.AppendHeaders(c.out, st.half[backend].id, c.encoded.Bytes(), end, c.peer.MaxFrameSize)
+	c.mark()
+}
+
+// writeHeaders writes a field block as it came.
+func (c *conn) writeHeaders(id uint32, fields []hpack.HeaderField, end bool) {
+	c.encoded.Reset()
+	for _, f := range fields {
+		c.encode(f)
+	}
+	c.out = h2.AppendHeaders(c.out, id, c.encoded.Bytes(), end, c.peer.MaxFrameSize)
+	c.mark()
+}
+
+func (c *conn) encode(f hpack.HeaderField) {
+	if err := c.enc.WriteField(f); err != nil {
+		panic(err) // a bytes.Buffer takes everything
+	}
+}
+
+// statusFields is the field block of a status that the proxy makes: trailers, or all of the response.
+func (c *core) statusFields(err *proxy.Error, trailers bool) []hpack.HeaderField {
+	c.fields = cleared(c.fields)
+	if !trailers {
+		c.fields = append(c.fields,
+			hpack.HeaderField{Name: ":status", Value: "200"},
+			hpack.HeaderField{Name: "content-type", Value: "application/grpc"})
+	}
+	c.fields = append(c.fields,
+		hpack.HeaderField{Name: "grpc-status", Value: strconv.Itoa(int(err.Code))},
+		hpack.HeaderField{Name: "grpc-message", Value: percentEncode(err.Message)},
+		hpack.HeaderField{Name: proxy.ErrorTrailer, Value: string(err.Reason)})
+	return c.fields
+}
+
+// percentEncode is how a message stands in grpc-message: all but printable ASCII, and the percent sign itself,
+// as %XX.
+func percentEncode(s string) string {
+	var b strings.Builder
+	for _, c := range []byte(s) {
+		if c >= ' ' && c <= '~' && c != '%' {
+			b.WriteByte(c)
+			continue
+		}
+		const hex = "0123456789ABCDEF"
+		b.Write([]byte{'%', hex[c>>4], hex[c&15]})
+	}
+	return b.String()
+}
+
+// statusOf is the gRPC status in the fields that end a response.
+func statusOf(fields []hpack.HeaderField) codes.Code {
+	for _, f := range fields {
+		if f.Name == "grpc-status" {
+			if n, err := strconv.ParseUint(f.Value, 10, 32); err == nil {
+				return codes.Code(n)
+			}
+		}
+	}
+	return codes.Unknown
+}
+
+func isGRPC(fields []hpack.HeaderField) bool {
+	for _, f := range fields {
+		if f.Name == "content-type" {
+			return strings.HasPrefix(f.Value, "application/grpc")
+		}
+	}
+	return false
+}
+
+var timeoutUnits = []struct {
+	suffix byte
+	unit   time.Duration
+}{
+	{'n', time.Nanosecond},
+	{'u', time.Microsecond},
+	{'m', time.Millisecond},
+	{'S', time.Second},
+	{'M', time.Minute},
+	{'H', time.Hour},
+}
+
+// maxTimeout is the largest number that grpc-timeout holds: eight digits.
+const maxTimeout = 99_999_999
+
+func parseTimeout(s string) (time.Duration, bool) {
+	if len(s) < 2 || len(s) > 9 {
+		return 0, false
+	}
+	n, err := strconv.ParseUint(s[:len(s)-1], 10, 32)
+	if err != nil {
+		return 0, false
+	}
+	for _, u := range timeoutUnits {
+		if u.suffix == s[len(s)-1] {
+			if n > uint64((1<<63-1)/u.unit) {
+				return 1<<63 - 1, true
+			}
+			return time.Duration(n) * u.unit, true
+		}
+	}
+	return 0, false
+}
+
+// formatTimeout is d, or a little more, in the finest unit that eight digits allow.
+func formatTimeout(d time.Duration) string {
+	d = max(d, 0)
+	for _, u := range timeoutUnits {
+		if n := (d + u.unit - 1) / u.unit; n <= maxTimeout {
+			return strconv.FormatInt(int64(n), 10) + string(u.suffix)
+		}
+	}
+	return strconv.Itoa(maxTimeout) + "H"
+}

@@ -1,0 +1,178 @@
+package relay
+
+import (
+	"errors"
+	"io"
+	"net"
+	"syscall"
+	"time"
+	"unsafe"
+)
+
+// socket drives one connection of a core. Reads and writes are single system calls on a socket that does not
+// block; Go's poller only says when to try again.
+type socket struct {
+	shard *shard
+	conn  *conn
+	nc    net.Conn
+	rc    syscall.RawConn
+
+	// Owned by the writer, of which conn.writing allows one:
+	tryWrite func(fd uintptr) bool // writes buf once
+	buf      []byte
+	n        int
+	err      error
+
+	// The shard's lock protects:
+	closing bool
+	closed  bool
+	ended   func() // called when the connection has ended and its reader has; may be nil
+}
+
+var (
+	errDefect  = errors.New("defect in lbproxy")
+	errStalled = errors.New("the peer does not read")
+)
+
+func newSocket(s *shard, nc net.Conn) *socket {
+	k := &socket{shard: s, nc: nc}
+	rc, err := nc.(syscall.Conn).SyscallConn()
+	if err != nil {
+		panic(err) // TCP and Unix sockets have one
+	}
+	k.rc = rc
+	k.tryWrite = func(fd uintptr) bool {
+		k.n, k.err = rawWrite(int(fd), k.buf)
+		return true
+	}
+	return k
+}
+
+// close implements transport.
+func (k *socket) close() {
+	k.closing = true
+	k.conn.mark() // flush closes
+}
+
+// read feeds the core until the connection ends.
+func (k *socket) read() {
+	s, c := k.shard, k.conn
+	err := k.rc.Read(func(fd uintptr) (done bool) {
+		for {
+			n, err := rawRead(int(fd), c.space())
+			if err == syscall.EAGAIN {
+				return false
+			}
+			if !k.feed(n, err) {
+				return true
+			}
+		}
+	})
+	s.enter(func(*core) {
+		if err == nil {
+			err = io.EOF
+		}
+		c.end(err)
+	})
+	if k.ended != nil {
+		k.ended()
+	}
+}
+
+// feed passes on what was read, and tells whether to read on.
+func (k *socket) feed(n int, err error) bool {
+	s, c := k.shard, k.conn
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case c.dead:
+	case n > 0:
+		s.guard(c, func() { c.received(n) })
+	case err != nil:
+		c.end(err)
+	default:
+		c.end(io.EOF)
+	}
+	s.flush()
+	return !c.dead
+}
+
+// flush writes what there is. The lock is held when it is called and when it returns, but not meanwhile.
+func (k *socket) flush() {
+	s, c := k.shard, k.conn
+	for {
+		b := c.take()
+		if b == nil {
+			break
+		}
+		s.mu.Unlock()
+		n, err := k.write(b)
+		s.mu.Lock()
+		if err == nil && n < len(b) && !k.closing {
+			go k.writeRest(b, n) // ends when it is written, or the connection closes
+			return
+		}
+		c.wrote(b)
+		if err != nil || n < len(b) {
+			c.out = c.out[:0]
+			c.end(err)
+		}
+	}
+	switch {
+	case !k.closing:
+	case c.writing: // by writeRest, which must not wait for ever
+		k.nc.SetWriteDeadline(time.Now().Add(flushTimeout))
+	case !k.closed:
+		k.closed = true
+		go k.nc.Close() // waits for the reader, who may wait for the lock
+	}
+}
+
+func (k *socket) write(b []byte) (int, error) {
+	k.buf = b
+	if err := k.rc.Write(k.tryWrite); err != nil {
+		return 0, err
+	}
+	k.buf = nil
+	if k.err == syscall.EAGAIN {
+		return 0, nil
+	}
+	return k.n, k.err
+}
+
+// writeRest writes what the socket's buffer had no room for.
+func (k *socket) writeRest(b []byte, n int) {
+	_, err := k.nc.Write(b[n:])
+	k.shard.enter(func(*core) {
+		k.conn.wrote(b)
+		if err != nil {
+			k.conn.end(err)
+		}
+		if k.closing {
+			k.conn.mark()
+		}
+	})
+}
+
+// rawRead and rawWrite do not tell Go's scheduler, which need not know of a system call that does not block:
+// telling it wakes other threads for nothing, which costs more than the call.
+
+func rawRead(fd int, b []byte) (int, error) {
+	n, _, errno := syscall.RawSyscall(syscall.SYS_READ, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(len(b)))
+	return result(n, errno)
+}
+
+func rawWrite(fd int, b []byte) (int, error) {
+	n, _, errno := syscall.RawSyscall(syscall.SYS_WRITE, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(len(b)))
+	return result(n, errno)
+}
+
+func result(n uintptr, errno syscall.Errno) (int, error) {
+	if errno == 0 {
+		return int(n), nil
+	}
+	if errno == syscall.EINTR {
+		return 0, syscall.EAGAIN
+	}
+	return 0, errno
+}

@@ -1,0 +1,395 @@
+package relay
+
+import (
+	"errors"
+	"time"
+
+	"golang.org/x/net/http2/hpack"
+	"google.golang.org/grpc/codes"
+
+	"github.com/lbproxy/lbproxy/picker"
+	"github.com/lbproxy/lbproxy/proxy"
+	"github.com/lbproxy/lbproxy/proxy/h2"
+)
+
+const (
+	// maxPicks is how many endpoints may be tried for a call that none has begun to process.
+	maxPicks = 3
+	// maxReplay is how much of a request is kept to be sent again, until the backend answers.
+	maxReplay = 64 << 10
+)
+
+// stream is one call: a stream on the caller's connection, and, once an endpoint has been picked, one on the
+// backend's.
+type stream struct {
+	call  proxy.Call
+	half  [2]half // by side
+	began time.Time
+
+	request []hpack.HeaderField // the caller's field block
+	size    uint32              // of it, as SETTINGS_MAX_HEADER_LIST_SIZE counts
+	body    []byte              // DATA of the request, to be sent again
+	replay  bool                // body holds all of it
+
+	picks    int
+	tried    [maxPicks]*picker.Endpoint
+	queued   bool // waits for a stream on a connection of its endpoint
+	answered bool // the response has begun
+	grpc     bool // and is gRPC's, which must end with a status
+	code     codes.Code
+	ended    bool // the call has ended, for the policy
+
+	deadline time.Time // the caller's; zero if there is none
+	giveUp   time.Time // when an endpoint must have come; zero if none is waited for
+	due      time.Time // of the timer
+	timer    int       // its place among the timers; -1 if it is not set
+
+	next *stream // when it is free
+}
+
+// half is one end of a call.
+type half struct {
+	conn *conn // nil until the stream is opened there and after it has ended there
+	id   uint32
+	send h2.SendWindow
+	recv h2.ReceiveWindow
+
+	queue    []byte // queue[sent:] is DATA for the peer that its windows have no room for
+	sent     int
+	trailers []hpack.HeaderField
+	last     last // what follows the queue
+
+	headed   bool  // HEADERS have been sent
+	done     bool  // END_STREAM has been sent
+	gotEnd   bool  // END_STREAM has come
+	expected int64 // bytes of DATA still to come, by content-length; negative if it is not known
+
+	listed        bool // among conn.blocked
+	before, after *stream
+}
+
+// last is what ends the sending on a stream.
+type last uint8
+
+const (
+	nothing last = iota
+	endStream
+	trailers
+)
+
+// pick chooses an endpoint and opens the call there, or waits for one.
+func (st *stream) pick(c *core) {
+	for {
+		again, err := st.call.TryPick()
+		switch {
+		case err != nil:
+			st.fail(c, err)
+			return
+		case again != nil:
+			st.await(c, again)
+			return
+		}
+		delete(c.waiting, st)
+		endpoint := st.call.Endpoint()
+		if st.triedBefore(endpoint) && st.picks < maxPicks*2 {
+			st.picks++
+			st.call.Unpick()
+			continue
+		}
+		giveUp := st.giveUp
+		st.giveUp = time.Time{}
+		st.setTimer(c)
+		if endpoint.Conn().(*upstream).take(st) {
+			return // perhaps it has ended already
+		}
+		st.giveUp = giveUp
+		// Its connection ended between the policy's last look and ours.
+		st.call.Unpick()
+		if st.picks++; st.picks >= maxPicks {
+			st.fail(c, st.call.WaitedTooLong())
+			return
+		}
+	}
+}
+
+func (st *stream) triedBefore(e *picker.Endpoint) bool {
+	for _, tried := range st.tried {
+		if tried == e {
+			return true
+		}
+	}
+	return false
+}
+
+func (st *stream) await(c *core, again <-chan struct{}) {
+	if st.giveUp.IsZero() {
+		st.giveUp = time.Now().Add(st.call.WaitTimeout())
+		st.setTimer(c)
+	}
+	c.waiting[st] = struct{}{}
+	c.wishes.wakeWhen(again)
+}
+
+func (st *stream) setTimer(c *core) {
+	at := st.deadline
+	if !st.giveUp.IsZero() && (at.IsZero() || st.giveUp.Before(at)) {
+		at = st.giveUp
+	}
+	if at.IsZero() && st.timer < 0 {
+		return
+	}
+	c.timers.set(st, at)
+	c.wishes.wakeAt(c.timers.next())
+}
+
+func (st *stream) timedOut(c *core, now time.Time) {
+	if !st.deadline.IsZero() && !now.Before(st.deadline) {
+		doing := "waiting for the answer"
+		if st.half[backend].conn == nil {
+			doing = "waiting for an instance"
+		}
+		st.fail(c, proxy.ErrDeadline(st.call.Service(), doing))
+		return
+	}
+	st.fail(c, st.call.WaitedTooLong())
+}
+
+// open sends the request, as far as it has come, on a connection of the picked endpoint.
+func (st *stream) open(cn *conn) {
+	if st.size > cn.peer.MaxHeaderListSize {
+		st.fail(cn.core, proxy.ErrMetadataTooLarge(st.call.Service(), st.call.Endpoint().Addr(), st.size, cn.peer.MaxHeaderListSize))
+		return
+	}
+	h := &st.half[backend]
+	h.conn, h.id = cn, cn.nextID
+	h.send, h.recv = h2.SendWindow(cn.peer.InitialWindowSize), h2.NewReceiveWindow(backendStreamWindow)
+	h.expected = -1
+	cn.nextID += 2
+	cn.streams[h.id] = st
+	noBody := len(h.queue) == 0 && h.last == endStream
+	cn.writeRequest(st, noBody)
+	h.headed = true
+	if noBody {
+		h.done = true
+		return
+	}
+	cn.unblock(st)
+	cn.pump()
+}
+
+// again gives the call to another endpoint, if its request can be sent again and none has processed it.
+func (st *stream) again(c *core) bool {
+	if st.answered || !st.replay || st.picks >= maxPicks || st.ended || st.half[caller].conn == nil {
+		return false
+	}
+	st.tried[st.picks] = st.call.Endpoint()
+	st.picks++
+	st.call.Unpick()
+	h := &st.half[backend]
+	*h = half{queue: append(h.queue[:0], st.body...), trailers: h.trailers, last: h.last}
+	if h.last == nothing && st.half[caller].gotEnd {
+		h.last = endStream
+	}
+	st.pick(c)
+	return true
+}
+
+// relay passes DATA on from one side to the other.
+func (st *stream) relay(from side, data []byte, end bool) {
+	if from == caller {
+		st.keep(data)
+	}
+	if from == backend && end && st.grpc {
+		st.relay(from, data, false)
+		st.broken(st.half[caller].conn.core, errNoStatus)
+		return
+	}
+	out := &st.half[from.other()]
+	if out.done || out.last != nothing || out.conn == nil && st.ended {
+		st.credit(from, len(data)) // nobody wants it any more
+		return
+	}
+	if end {
+		out.last = endStream
+	}
+	if out.conn != nil && len(out.queue) == 0 && out.conn.writeData(st, data, end) {
+		st.credit(from, len(data))
+		if end {
+			out.done = true
+			st.settle()
+		}
+		return
+	}
+	out.queue = append(out.queue, data...)
+	if out.conn != nil {
+		out.conn.unblock(st)
+		out.conn.pump()
+	}
+}
+
+// keep keeps the request for another endpoint.
+func (st *stream) keep(data []byte) {
+	if !st.replay {
+		return
+	}
+	if st.answered || len(st.body)+len(data) > maxReplay {
+		st.replay, st.body = false, kept(st.body)
+		return
+	}
+	st.body = append(st.body, data...)
+}
+
+// credit lets a peer send n bytes more, because the other side has taken as many.
+func (st *stream) credit(to side, n int) {
+	h := &st.half[to]
+	if h.conn == nil || h.gotEnd || n == 0 {
+		return
+	}
+	if update := h.recv.Release(n); update > 0 {
+		h.conn.out = h2.AppendWindowUpdate(h.conn.out, h.id, update)
+		h.conn.mark()
+	}
+}
+
+// headers passes a field block on that is not the request's first.
+func (st *stream) headers(from side, fields []hpack.HeaderField, end bool) {
+	out := &st.half[from.other()]
+	if out.done || out.last != nothing {
+		return
+	}
+	if out.conn == nil || len(out.queue) > 0 {
+		out.trailers, out.last = append(cleared(out.trailers), fields...), trailers
+		return
+	}
+	out.conn.writeHeaders(out.id, fields, end)
+	out.headed = true
+	if end {
+		out.last, out.done = trailers, true
+		st.settle()
+	}
+}
+
+// settle ends the call once the caller has got the whole response.
+func (st *stream) settle() {
+	toCaller := &st.half[caller]
+	if !toCaller.done {
+		return
+	}
+	c := toCaller.conn.core
+	if !st.ended {
+		st.ended = true
+		st.call.End(st.code)
+	}
+	// A response that is complete before its request ends the stream without an error (RFC 9113, section 8.1).
+	st.close(caller, !toCaller.gotEnd, h2.NoError)
+	st.close(backend, !st.half[backend].done || !st.half[backend].gotEnd, h2.Cancel)
+	c.release(st)
+}
+
+// close ends one half of the call, with RST_STREAM if it is not over yet.
+func (st *stream) close(s side, reset bool, code h2.ErrCode) {
+	h := &st.half[s]
+	if h.conn == nil {
+		return
+	}
+	if reset {
+		h.conn.reset(h.id, code)
+	}
+	h.conn.forget(st)
+}
+
+// release gives back a stream that both connections have forgotten.
+func (c *core) release(st *stream) {
+	delete(c.waiting, st)
+	if st.queued {
+		st.call.Endpoint().Conn().(*upstream).unqueue(st)
+	}
+	c.recycle(st)
+}
+
+// cancelled is called when the caller has given the call up; its half has ended.
+func (st *stream) cancelled(c *core, code h2.ErrCode) {
+	if st.queued {
+		st.call.Endpoint().Conn().(*upstream).unqueue(st)
+	}
+	if !st.ended {
+		st.ended = true
+		st.call.Cancel()
+	}
+	if code != h2.Cancel && code != h2.NoError {
+		code = h2.Cancel
+	}
+	st.close(backend, true, code)
+	c.release(st)
+}
+
+// refused is called when the backend has reset the call; its half has ended.
+func (st *stream) refused(c *core, code h2.ErrCode) {
+	switch {
+	case st.half[backend].gotEnd:
+		return // it had said all; what is left of it is on its way to the caller
+	case code == h2.RefusedStream && st.again(c):
+		return
+	}
+	status := codeOf(code)
+	if status == codes.Internal {
+		st.broken(c, resetError(code))
+		return
+	}
+	st.ended = true
+	st.call.End(status)
+	st.close(caller, true, code)
+	c.release(st)
+}
+
+// resetError is a reset that says nothing a caller could act on.
+type resetError h2.ErrCode
+
+func (e resetError) Error() string { return "it reset the call with " + h2.ErrCode(e).String() }
+
+var errNoStatus = errors.New("its answer ends without a status")
+
+// lost is called when the backend's connection has ended.
+func (st *stream) lost(c *core, err error) {
+	if st.half[backend].gotEnd {
+		return
+	}
+	st.fail(c, proxy.ErrBackendLost(st.call.Service(), st.call.Endpoint().Addr(), err))
+}
+
+// broken is called when the backend has broken the protocol on this stream.
+func (st *stream) broken(c *core, err error) {
+	st.fail(c, proxy.ErrBackendProtocol(st.call.Service(), st.call.Endpoint().Addr(), err))
+}
+
+// fail ends the call with a status of the proxy's own.
+func (st *stream) fail(c *core, err *proxy.Error) {
+	if st.queued {
+		st.call.Endpoint().Conn().(*upstream).unqueue(st)
+	}
+	delete(c.waiting, st)
+	if !st.ended {
+		st.ended = true
+		st.call.Fail(err)
+	}
+	c.timers.remove(st)
+	st.close(backend, true, h2.Cancel)
+	toCaller := &st.half[caller]
+	toCaller.last = nothing
+	st.headers(backend, c.statusFields(err, toCaller.headed), true)
+}
+
+// codeOf is the status that a caller's library makes of a reset stream (the gRPC HTTP/2 protocol, Errors).
+func codeOf(code h2.ErrCode) codes.Code {
+	switch code {
+	case h2.RefusedStream:
+		return codes.Unavailable
+	case h2.Cancel:
+		return codes.Canceled
+	case h2.EnhanceYourCalm:
+		return codes.ResourceExhausted
+	case h2.InadequateSecurity:
+		return codes.PermissionDenied
+	}
+	return codes.Internal
+}
