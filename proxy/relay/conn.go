@@ -186,12 +186,11 @@ func (c *conn) understand() error {
 	for !c.dead && c.w-c.r >= h2.FrameHeaderLen {
 		h := h2.ParseFrameHeader(c.in[c.r:])
 		if err := h.Check(maxFrameSize); err != nil && (h.Length > maxFrameSize || c.w-c.r >= h2.FrameHeaderLen+int(h.Length)) {
-			var e h2.StreamError
-			if !errors.As(err, &e) || c.blockOf.StreamID != 0 {
+			if c.blockOf.StreamID != 0 {
 				return err
 			}
 			c.r += h2.FrameHeaderLen + int(h.Length)
-			if err := c.failStream(e); err != nil {
+			if err := c.failedFrame(err); err != nil {
 				return err
 			}
 			continue
@@ -201,13 +200,10 @@ func (c *conn) understand() error {
 		}
 		payload := c.in[c.r+h2.FrameHeaderLen : c.r+h2.FrameHeaderLen+int(h.Length)]
 		c.r += h2.FrameHeaderLen + int(h.Length)
-		err := c.frame(h, payload)
-		var e h2.StreamError
-		if errors.As(err, &e) {
-			err = c.failStream(e)
-		}
-		if err != nil {
-			return err
+		if err := c.frame(h, payload); err != nil {
+			if err = c.failedFrame(err); err != nil {
+				return err
+			}
 		}
 		if len(c.out) > maxUnread {
 			return h2.ConnectionError{Code: h2.EnhanceYourCalm, Reason: "answers are not read"}
@@ -371,6 +367,15 @@ func (c *conn) onRSTStream(h h2.FrameHeader, payload []byte) error {
 	}
 	st.refused(c.core, code)
 	return nil
+}
+
+// failedFrame ends the stream that a frame has failed, or returns why the connection must end.
+func (c *conn) failedFrame(err error) error {
+	var e h2.StreamError
+	if errors.As(err, &e) {
+		return c.failStream(e)
+	}
+	return err
 }
 
 // failStream answers a stream error of the peer's.
