@@ -23,6 +23,8 @@ type socket struct {
 	n        int
 	err      error
 
+	greeting bool // the reader's: the peer has handshakeTimeout to say what it speaks
+
 	// The shard's lock protects:
 	closing bool
 	closed  bool
@@ -34,8 +36,12 @@ var (
 	errStalled = errors.New("the peer does not read")
 )
 
+// handshakeTimeout is how long a peer may take until its preface and SETTINGS have come.
+const handshakeTimeout = 10 * time.Second
+
 func newSocket(s *shard, nc net.Conn) *socket {
-	k := &socket{shard: s, nc: nc}
+	k := &socket{shard: s, nc: nc, greeting: true}
+	nc.SetReadDeadline(time.Now().Add(handshakeTimeout))
 	rc, err := nc.(syscall.Conn).SyscallConn()
 	if err != nil {
 		panic(err) // TCP and Unix sockets have one
@@ -88,6 +94,10 @@ func (k *socket) feed(n int, err error) bool {
 	case c.dead:
 	case n > 0:
 		s.guard(c, func() { c.received(n) })
+		if k.greeting && c.greeted {
+			k.greeting = false
+			k.nc.SetReadDeadline(time.Time{})
+		}
 	case err != nil:
 		c.end(err)
 	default:
