@@ -91,7 +91,7 @@ func (p *peer) mustEnd(codes []http2.ErrCode) {
 		return // TCP drops what is on its way, GOAWAY included, when an end is closed that has bytes to read
 	}
 	if p.goAway == nil || !slices.Contains(codes, *p.goAway) {
-		p.t.Errorf("the connection ends with %v, want GOAWAY with one of %v", p.goAway, codes)
+		p.t.Errorf("the connection ends with %v after GOAWAY with %v, want one of %v", p.cause, p.goAway, codes)
 	}
 }
 

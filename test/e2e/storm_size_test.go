@@ -1,0 +1,9 @@
+//go:build !race
+
+package e2e
+
+// How large the storms are.
+const (
+	stormStreams = 10_000
+	stormCancels = 20_000
+)

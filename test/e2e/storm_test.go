@@ -1,0 +1,292 @@
+//go:build linux
+
+package e2e
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/lbproxy/lbproxy/discovery"
+	"github.com/lbproxy/lbproxy/proxy"
+)
+
+// Many streams at a time, all of which converse.
+func TestManyStreams(t *testing.T) {
+	onEveryEngine(t, func(t *testing.T, w *world) {
+		const connections = 100
+		in := w.startInstance("hello", "", 1)
+		p := w.startBinary()
+		var opened errgroup.Group
+		streams := make([]conversation, stormStreams)
+		for c := range connections {
+			cc := p.dial(t)
+			opened.Go(func() error {
+				for i := c; i < stormStreams; i += connections {
+					var err error
+					if streams[i], err = converse(within(t), cc, "/e2e.Talk/Converse"); err != nil {
+						return err
+					}
+					if addr, err := streams[i].ask(); err != nil || addr != in.addr {
+						return fmt.Errorf("answered by %q: %w", addr, err)
+					}
+				}
+				return nil
+			})
+		}
+		if err := opened.Wait(); err != nil {
+			t.Fatal(err)
+		}
+		if n := p.inFlight(t); n != stormStreams {
+			t.Errorf("%v calls in flight, want %d", n, stormStreams)
+		}
+
+		var talked errgroup.Group
+		talked.SetLimit(connections)
+		for _, s := range streams {
+			talked.Go(func() error {
+				if _, err := s.ask(); err != nil {
+					return err
+				}
+				return s.end()
+			})
+		}
+		if err := talked.Wait(); err != nil {
+			t.Error(err)
+		}
+		await(t, "end of all calls in the metrics", func() bool { return p.inFlight(t) == 0 })
+	})
+}
+
+// Calls that are cancelled at any moment leave nothing behind: not in the proxy, not at the backend.
+func TestCancelStorm(t *testing.T) {
+	onEveryEngine(t, func(t *testing.T, w *world) {
+		var running atomic.Int64
+		w.startInstance("hello", "", 1, onHello(func(ctx context.Context) error {
+			running.Add(1)
+			defer running.Add(-1)
+			<-ctx.Done()
+			return ctx.Err()
+		}))
+		p := w.startBinary()
+		var ccs []*grpc.ClientConn
+		for range 8 {
+			cc := p.dial(t)
+			if err := cancelled(cc, 50*time.Millisecond); err != nil {
+				t.Fatal(err)
+			}
+			ccs = append(ccs, cc)
+		}
+		before := p.leftovers(t)
+		var storm errgroup.Group
+		storm.SetLimit(128)
+		for i := range stormCancels {
+			storm.Go(func() error { return cancelled(ccs[i%len(ccs)], rand.N(5*time.Millisecond)) })
+		}
+		if err := storm.Wait(); err != nil {
+			t.Error(err)
+		}
+		await(t, "end of all calls at the backend", func() bool { return running.Load() == 0 })
+		await(t, "end of all calls in the metrics", func() bool { return p.inFlight(t) == 0 })
+		var after leftovers
+		await(t, "proxy as it was before", func() bool {
+			after = p.leftovers(t)
+			return after.goroutines <= before.goroutines+10 && after.files <= before.files+2
+		})
+		if grown := after.heap - before.heap; grown > 16*mebibyte {
+			t.Errorf("the heap has grown by %.0f MiB", grown/mebibyte)
+		}
+	})
+}
+
+// cancelled makes a call and gives it up after some time. It fails if the call ends in another way.
+func cancelled(cc *grpc.ClientConn, after time.Duration) error {
+	ctx, cancel := context.WithCancel(context.Background())
+	defer time.AfterFunc(after, cancel).Stop()
+	if _, err := sayHello(ctx, cc); status.Code(err) != codes.Canceled {
+		return fmt.Errorf("a cancelled call ends by %w", err)
+	}
+	return nil
+}
+
+// Messages much larger than any window go both ways at a time and arrive whole.
+func TestLargeMessagesBothWays(t *testing.T) {
+	onEveryEngine(t, func(t *testing.T, w *world) {
+		const calls, size = 16, 10 * mebibyte
+		w.startInstance("hello", "", 1, func(b *backend) {
+			b.options = []grpc.ServerOption{
+				grpc.UnknownServiceHandler(echoRaw), grpc.ForceServerCodecV2(rawCodec{}), grpc.MaxRecvMsgSize(2 * size), grpc.WaitForHandlers(true),
+			}
+		})
+		p := w.startBinary()
+		cc := p.dial(t, grpc.WithDefaultCallOptions(grpc.ForceCodecV2(rawCodec{}), grpc.MaxCallRecvMsgSize(2*size)))
+		var all errgroup.Group
+		for i := range calls {
+			all.Go(func() error {
+				sent, got := make([]byte, size), []byte(nil)
+				rand.NewChaCha8([32]byte{byte(i)}).Read(sent)
+				if err := cc.Invoke(within(t), "/e2e.Echo/Echo", &sent, &got); err != nil {
+					return err
+				}
+				if !bytes.Equal(sent, got) {
+					return fmt.Errorf("%d bytes were sent, %d others came back", len(sent), len(got))
+				}
+				return nil
+			})
+		}
+		if err := all.Wait(); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func echoRaw(_ any, stream grpc.ServerStream) error {
+	var message []byte
+	if err := stream.RecvMsg(&message); err != nil {
+		return err
+	}
+	return stream.SendMsg(&message)
+}
+
+// A backend whose process dies under load takes only the calls with it that it has.
+func TestKilledBackendLosesOnlyItsCalls(t *testing.T) {
+	onEveryEngine(t, func(t *testing.T, w *world) {
+		const callers = 16
+		w.startInstance("hello", "", 1)
+		victim := startBackendProcess(t)
+		w.startRegistrar(w.client, "hello", discovery.Instance{Addr: victim.addr, Weight: 1})
+		p := w.startBinary()
+		cc := p.dial(t)
+		await(t, "answer of the victim", func() bool { return greet(t, cc, 1)[victim.addr] == 1 })
+
+		var load errgroup.Group
+		var calls, lost atomic.Int64
+		ctx, stop := context.WithCancel(t.Context())
+		for range callers {
+			load.Go(func() error { // ends by stop, or by a failure that must not be
+				for ctx.Err() == nil {
+					calls.Add(1)
+					_, err := sayHello(within(t), cc)
+					switch {
+					case err == nil:
+					case reasonOf(err) == string(proxy.BackendLost) && status.Code(err) == codes.Unavailable:
+						lost.Add(1)
+					default:
+						return err
+					}
+				}
+				return nil
+			})
+		}
+		await(t, "load", func() bool { return calls.Load() > 500 })
+		victim.kill()
+		atKill := calls.Load()
+		await(t, "load after the kill", func() bool { return calls.Load() > atKill+500 })
+		stop()
+		if err := load.Wait(); err != nil {
+			t.Error(err)
+		}
+		if n := lost.Load(); n > callers {
+			t.Errorf("%d calls are lost, but only %d ran at a time", n, callers)
+		}
+	})
+}
+
+// backendProcess is a backend in a process of its own.
+type backendProcess struct {
+	*exec.Cmd
+	addr string
+}
+
+const backendProcessAddr = "LBPROXY_E2E_BACKEND"
+
+// startBackendProcess starts a backend that runs until the test ends, or until it is killed.
+func startBackendProcess(t *testing.T) *backendProcess {
+	t.Helper()
+	b := &backendProcess{addr: newAddr(t), Cmd: exec.Command(os.Args[0], "-test.run", "^TestBackendProcess$", "-test.v")}
+	b.Env = append(os.Environ(), backendProcessAddr+"="+b.addr, "TMPDIR="+t.TempDir())
+	stdin, err := b.StdinPipe() // it ends with us, whatever happens to us
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := b.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := b.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		stdin.Close()
+		b.kill()
+	})
+	for said := bufio.NewScanner(out); said.Scan(); {
+		if said.Text() == backendListens {
+			return b
+		}
+	}
+	t.Fatal("the backend's process does not start")
+	return nil
+}
+
+// kill does what kill -9 does. Killing again does nothing.
+func (b *backendProcess) kill() {
+	b.Process.Kill()
+	b.Wait()
+}
+
+const backendListens = "the backend listens"
+
+// TestBackendProcess is no test but the process of startBackendProcess.
+func TestBackendProcess(t *testing.T) {
+	addr := os.Getenv(backendProcessAddr)
+	if addr == "" {
+		t.Skip("it is run by other tests")
+	}
+	startBackend(t, at(addr))
+	fmt.Println(backendListens)
+	io.Copy(io.Discard, os.Stdin)
+}
+
+// dial connects a client to the proxy, where it calls "hello".
+func (p *process) dial(t *testing.T, opts ...grpc.DialOption) *grpc.ClientConn {
+	t.Helper()
+	return dial(t, "passthrough:///"+p.calls, append(opts, grpc.WithAuthority("hello"))...)
+}
+
+// inFlight is how many calls run, by the metrics.
+func (p *process) inFlight(t *testing.T) (n float64) {
+	t.Helper()
+	_, page := get(t, "http://"+p.admin+"/metrics")
+	for series, value := range parseMetrics(t, page) {
+		if strings.HasPrefix(series, "lbproxy_calls_in_flight") {
+			n += value
+		}
+	}
+	return n
+}
+
+// leftovers is what calls could leave behind in the process.
+type leftovers struct{ goroutines, files, heap float64 }
+
+func (p *process) leftovers(t *testing.T) leftovers {
+	t.Helper()
+	get(t, "http://"+p.admin+"/debug/pprof/heap?gc=1") // collects garbage
+	_, page := get(t, "http://"+p.admin+"/metrics")
+	m := parseMetrics(t, page)
+	return leftovers{m["go_goroutines"], m["process_open_fds"], m["go_memstats_heap_inuse_bytes"]}
+}
