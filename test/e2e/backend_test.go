@@ -47,6 +47,9 @@ func onHello(do func(context.Context) error) func(*backend) {
 func startBackend(t testing.TB, options ...func(*backend)) *backend {
 	t.Helper()
 	b := newBackend(options...)
+	if b.listen == "" {
+		b.listen = newAddr(t)
+	}
 	l, err := net.Listen("tcp", b.listen)
 	if err != nil {
 		t.Fatal(err)
@@ -56,10 +59,7 @@ func startBackend(t testing.TB, options ...func(*backend)) *backend {
 }
 
 func newBackend(options ...func(*backend)) *backend {
-	b := &backend{
-		listen: "127.0.0.1:0", ended: make(chan struct{}),
-		sayHello: func(context.Context) error { return nil },
-	}
+	b := &backend{ended: make(chan struct{}), sayHello: func(context.Context) error { return nil }}
 	b.options = []grpc.ServerOption{grpc.UnknownServiceHandler(b.converse), grpc.WaitForHandlers(true)}
 	for _, o := range options {
 		o(b)

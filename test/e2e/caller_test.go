@@ -71,6 +71,9 @@ func (c conversation) end() error {
 	return nil
 }
 
+// listen waits for a message that nobody asked for, and so for the end of the call.
+func (c conversation) listen() error { return c.ended(c.RecvMsg(&hello.HelloReply{})) }
+
 func (c conversation) ended(err error) error { return callError{err, c.Trailer()} }
 
 // callError is a status with the trailers that came with it.

@@ -20,6 +20,7 @@ func TestCallsGoOnWithoutEtcd(t *testing.T) {
 		one, two := w.startInstance("hello", "", 1), w.startInstance("hello", "", 1)
 		p := w.startProxy(listed("hello"))
 		p.awaitReady("hello", 2)
+		await(t, "readiness", func() bool { return p.Ready() == nil })
 		cc := p.dial("hello")
 
 		etcd.Stop()

@@ -40,7 +40,7 @@ func TestRunningCallsEndBeforeTheProxy(t *testing.T) {
 		g := newGate()
 		w.startInstance("hello", "", 1, onHello(g.hold))
 		p := w.startProxy(listed("hello"), drainTimeout(time.Minute), func(cfg *configs.Config) {
-			cfg.Listeners = append(cfg.Listeners, configs.Listener{Address: "127.0.0.1:0", Service: "hello"})
+			cfg.Listeners = append(cfg.Listeners, configs.Listener{Address: newAddr(t), Service: "hello"})
 		})
 		p.awaitReady("hello", 1)
 		unary := make(chan error, 1)
@@ -99,12 +99,11 @@ func TestCallsThatOutliveTheDrainTimeout(t *testing.T) {
 		<-g.arrived
 		stream := p.converse(within(t), "hello")
 		p.mustAsk(stream)
-		// This one is not even read by its caller.
-		silent := p.converse(within(t), "hello")
+		silent := p.converse(within(t), "hello") // nothing has been said yet
 
 		start := time.Now()
 		p.term()
-		for what, err := range map[string]error{"unary call": <-unary, "stream": stream.end(), "silent stream": silent.end()} {
+		for what, err := range map[string]error{"unary call": <-unary, "stream": stream.listen(), "silent stream": silent.listen()} {
 			if status.Code(err) != codes.Unavailable || reasonOf(err) != string(proxy.Draining) {
 				t.Errorf("the %s ends by %v, reason %q", what, err, reasonOf(err))
 			}

@@ -206,7 +206,7 @@ func TestBackendLost(t *testing.T) {
 			c := p.converse(within(t), "hello")
 			p.mustAsk(c)
 			in.kill()
-			p.mustFail(c.end(), failure{
+			p.mustFail(c.listen(), failure{
 				reason: proxy.BackendLost, code: codes.Unavailable,
 				says: []string{`service "hello"`, "lost instance " + in.addr},
 			})
