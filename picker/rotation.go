@@ -18,9 +18,15 @@ import (
 type rotation struct {
 	*table
 	stride uint64
-	start  uint64        // position of the first pick
-	picks  atomic.Uint64 // picks made
+	start  uint64 // position of the first pick
+
+	// On a cache line of its own: every pick writes it, on whatever core, and only reads the rest.
+	_     [cacheLine]byte
+	picks atomic.Uint64 // made
+	_     [cacheLine]byte
 }
+
+const cacheLine = 64
 
 func newWeightedRoundRobin(endpoints []*Endpoint, prev picker) picker {
 	return newRotation(newTable(endpoints, byWeight), prev)
