@@ -63,13 +63,16 @@ func (c *conn) sendQueued(st *stream, h *half, n int) {
 	drained := h.sent == len(h.queue)
 	end := drained && h.last == endStream
 	if n > 0 || end {
+		c.glitches = 0
 		c.out = h2.AppendData(c.out, h.id, data, end)
 		c.mark()
 	}
 	if drained {
 		h.queue, h.sent = kept(h.queue), 0
 	}
-	st.credit(c.side.other(), n)
+	before := min(n, h.credited)
+	h.credited -= before
+	st.credit(c.side.other(), n-before)
 	switch {
 	case drained && h.last == trailers:
 		c.writeHeaders(h.id, h.trailers, true)
@@ -91,6 +94,7 @@ func (c *conn) writeData(st *stream, data []byte, end bool) bool {
 	}
 	h.send.Take(len(data))
 	c.send.Take(len(data))
+	c.glitches = 0
 	c.out = h2.AppendData(c.out, h.id, data, end)
 	c.mark()
 	return true

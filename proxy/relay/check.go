@@ -50,7 +50,7 @@ func checkTrailers(fields []hpack.HeaderField) (reason string) {
 // of pseudo must be such.
 func checkRegular(fields, pseudo []hpack.HeaderField) (length int64, reason string) {
 	for i := range pseudo {
-		if pseudo[i].Name[0] != ':' {
+		if !strings.HasPrefix(pseudo[i].Name, ":") {
 			return 0, "a pseudo-header field stands behind others"
 		}
 	}

@@ -3,6 +3,7 @@ package relay
 import (
 	"bytes"
 	"errors"
+	"time"
 
 	"golang.org/x/net/http2/hpack"
 
@@ -30,8 +31,10 @@ const (
 	// makes us answer and does not read the answers.
 	maxUnread = 4 << 20
 
-	// maxGlitches is how many frames that cost us and help nobody a connection may have on end.
-	maxGlitches = 10_000
+	// maxGlitches is how many frames that cost us and help nobody a connection may have on end within
+	// glitchPeriod. A quiet connection that is kept alive by PINGs has as many, but not so fast.
+	maxGlitches  = 10_000
+	glitchPeriod = 10 * time.Second
 )
 
 // transport is a connection's driver. Both methods return at once.
@@ -62,6 +65,7 @@ type conn struct {
 	peer      h2.Settings
 	greeted   bool // the peer's SETTINGS have come
 	glitches  int
+	calmSince time.Time // when glitches were counted from
 
 	// Writing:
 	out, spare []byte
@@ -92,6 +96,8 @@ func (c *core) newConn(s side, t transport) *conn {
 		send:    h2.InitialWindow,
 		streams: map[uint32]*stream{},
 		nextID:  1,
+
+		calmSince: time.Now(),
 	}
 	cn.dec = hpack.NewDecoder(4096, c.field)
 	cn.dec.SetMaxStringLength(maxHeaderListSize)
@@ -250,10 +256,14 @@ func (c *conn) frame(h h2.FrameHeader, payload []byte) error {
 
 // glitch notes a frame that helps nobody, and fails where there are too many on end.
 func (c *conn) glitch(what string) error {
-	if c.glitches++; c.glitches > maxGlitches {
-		return h2.ConnectionError{Code: h2.EnhanceYourCalm, Reason: "too many of: " + what}
+	if c.glitches++; c.glitches <= maxGlitches {
+		return nil
 	}
-	return nil
+	if now := time.Now(); now.Sub(c.calmSince) > glitchPeriod {
+		c.glitches, c.calmSince = 0, now
+		return nil
+	}
+	return h2.ConnectionError{Code: h2.EnhanceYourCalm, Reason: "too many of: " + what}
 }
 
 func (c *conn) onSettings(h h2.FrameHeader, payload []byte) error {
@@ -325,7 +335,7 @@ func (c *conn) onWindowUpdate(h h2.FrameHeader, payload []byte) error {
 			return h2.ConnectionError{Code: h2.FlowControlError, Reason: "the connection's window exceeds 2^31-1"}
 		}
 		c.pump()
-		return nil
+		return c.glitch("WINDOW_UPDATE")
 	}
 	st := c.streams[h.StreamID]
 	if st == nil {
@@ -336,7 +346,7 @@ func (c *conn) onWindowUpdate(h h2.FrameHeader, payload []byte) error {
 	}
 	c.unblock(st)
 	c.pump()
-	return nil
+	return c.glitch("WINDOW_UPDATE")
 }
 
 // unknownStream judges a frame on a stream that is not open: an error if it never was.
@@ -362,7 +372,7 @@ func (c *conn) onRSTStream(h h2.FrameHeader, payload []byte) error {
 	code := h2.ParseRSTStream(payload)
 	c.forget(st)
 	if c.side == caller {
-		st.cancelled(c.core, code)
+		st.cancelled(c.core)
 		return c.glitch("RST_STREAM")
 	}
 	st.refused(c.core, code)
@@ -381,14 +391,17 @@ func (c *conn) failedFrame(err error) error {
 // failStream answers a stream error of the peer's.
 func (c *conn) failStream(e h2.StreamError) error {
 	st := c.streams[e.StreamID]
-	if st == nil && c.idle(e.StreamID) && c.side == caller && e.StreamID%2 == 1 {
+	if st == nil && c.idle(e.StreamID) {
+		if c.side == backend || e.StreamID%2 == 0 {
+			return h2.ConnectionError{Code: e.Code, Reason: e.Reason} // RST_STREAM must not be sent on such
+		}
 		c.lastID = e.StreamID
 	}
 	c.reset(e.StreamID, e.Code)
 	if st != nil {
 		c.forget(st)
 		if c.side == caller {
-			st.cancelled(c.core, e.Code)
+			st.cancelled(c.core)
 		} else {
 			st.broken(c.core, e)
 		}
@@ -446,7 +459,7 @@ func (c *conn) end(err error) {
 	}
 	for _, st := range streams {
 		if c.side == caller {
-			st.cancelled(c.core, h2.Cancel)
+			st.cancelled(c.core)
 		} else {
 			st.lost(c.core, err)
 		}
@@ -493,10 +506,10 @@ func (c *conn) closeIfFinished() {
 var errFinished = errors.New("the connection has served its purpose")
 
 func (c *conn) onGoAway(last uint32, code h2.ErrCode) {
-	c.leaving = true
 	if c.side == caller {
-		return // it opens no more streams; those that run go on
+		return // it is about us opening streams; its own go on
 	}
+	c.leaving = true
 	c.upstream.goingAway(c)
 	for id, st := range c.streams {
 		if id > last {

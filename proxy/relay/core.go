@@ -24,6 +24,7 @@ type core struct {
 	fields  []hpack.HeaderField
 	size    uint32 // of them, as SETTINGS_MAX_HEADER_LIST_SIZE counts
 	request proxy.Request
+	status  []hpack.HeaderField // of the proxy's own, made last
 
 	draining bool
 }

@@ -17,6 +17,9 @@ const fieldOverhead = 32
 
 // field is called for each field of the block that is being decoded.
 func (c *core) field(f hpack.HeaderField) {
+	if c.size > maxHeaderListSize {
+		return // and do not count on: a small block can hold more than a uint32 counts
+	}
 	c.size += uint32(len(f.Name) + len(f.Value) + fieldOverhead)
 	if c.size <= maxHeaderListSize {
 		c.fields = append(c.fields, f)
@@ -177,15 +180,15 @@ func (c *conn) onResponse(st *stream, h h2.FrameHeader) error {
 			return h2.StreamError{StreamID: h.StreamID, Code: h2.ProtocolError, Reason: "an informational response ends the stream"}
 		}
 		st.headers(backend, fields, false)
-		return nil
+		return c.glitch("informational responses")
 	}
 	c.glitches = 0
 	st.answered, st.replay, st.body = true, false, kept(st.body)
 	in.expected = length
 	st.grpc = isGRPC(fields)
 	if end {
-		in.gotEnd = true
 		st.code = statusOf(fields)
+		st.responseEnded()
 	}
 	st.headers(backend, fields, end)
 	return nil
@@ -204,10 +207,11 @@ func (c *conn) onTrailers(st *stream, h h2.FrameHeader) error {
 	if reason := checkTrailers(c.core.fields); reason != "" {
 		return h2.StreamError{StreamID: h.StreamID, Code: h2.ProtocolError, Reason: reason}
 	}
-	in.gotEnd = true
 	if c.side == backend {
 		st.code = statusOf(c.core.fields)
+		st.responseEnded()
 	} else {
+		in.gotEnd = true
 		st.replay = false // trailers are not kept
 	}
 	st.headers(c.side, c.core.fields, true)
@@ -231,7 +235,8 @@ func (c *conn) onData(h h2.FrameHeader, payload []byte) error {
 	}
 	st := c.streams[h.StreamID]
 	if st == nil {
-		if err := c.unknownStream(h); err != nil {
+		// A backend's is one that we have reset: what was on its way is ignored (RFC 9113, section 5.4.2).
+		if err := c.unknownStream(h); err != nil || c.side == backend {
 			return err
 		}
 		return h2.StreamError{StreamID: h.StreamID, Code: h2.StreamClosed, Reason: "DATA on a closed stream"}
@@ -257,6 +262,9 @@ func (c *conn) onData(h h2.FrameHeader, payload []byte) error {
 	}
 	c.glitches = 0
 	in.gotEnd = end
+	if c.side == backend && end {
+		st.responseEnded()
+	}
 	st.credit(c.side, len(payload)-len(data))
 	st.relay(c.side, data, end)
 	return nil
@@ -298,17 +306,17 @@ func (c *conn) encode(f hpack.HeaderField) {
 
 // statusFields is the field block of a status that the proxy makes: trailers, or all of the response.
 func (c *core) statusFields(err *proxy.Error, trailers bool) []hpack.HeaderField {
-	c.fields = cleared(c.fields)
+	c.status = cleared(c.status)
 	if !trailers {
-		c.fields = append(c.fields,
+		c.status = append(c.status,
 			hpack.HeaderField{Name: ":status", Value: "200"},
 			hpack.HeaderField{Name: "content-type", Value: "application/grpc"})
 	}
-	c.fields = append(c.fields,
+	c.status = append(c.status,
 		hpack.HeaderField{Name: "grpc-status", Value: strconv.Itoa(int(err.Code))},
 		hpack.HeaderField{Name: "grpc-message", Value: percentEncode(err.Message)},
 		hpack.HeaderField{Name: proxy.ErrorTrailer, Value: string(err.Reason)})
-	return c.fields
+	return c.status
 }
 
 // percentEncode is how a message stands in grpc-message: all but printable ASCII, and the percent sign itself,
@@ -385,7 +393,11 @@ func parseTimeout(s string) (time.Duration, bool) {
 func formatTimeout(d time.Duration) string {
 	d = max(d, 0)
 	for _, u := range timeoutUnits {
-		if n := (d + u.unit - 1) / u.unit; n <= maxTimeout {
+		n := d / u.unit
+		if d%u.unit > 0 {
+			n++
+		}
+		if n <= maxTimeout {
 			return strconv.FormatInt(int64(n), 10) + string(u.suffix)
 		}
 	}

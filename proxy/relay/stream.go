@@ -2,6 +2,7 @@ package relay
 
 import (
 	"errors"
+	"slices"
 	"time"
 
 	"golang.org/x/net/http2/hpack"
@@ -15,6 +16,8 @@ import (
 const (
 	// maxPicks is how many endpoints may be tried for a call that none has begun to process.
 	maxPicks = 3
+	// maxSkips is how often the policy is asked for an endpoint that has not been tried. There may be none.
+	maxSkips = 8
 	// maxReplay is how much of a request is kept to be sent again, until the backend answers.
 	maxReplay = 64 << 10
 )
@@ -31,8 +34,8 @@ type stream struct {
 	body    []byte              // DATA of the request, to be sent again
 	replay  bool                // body holds all of it
 
-	picks    int
-	tried    [maxPicks]*picker.Endpoint
+	tried    [maxPicks - 1]*picker.Endpoint
+	tries    int  // how many of them there are
 	queued   bool // waits for a stream on a connection of its endpoint
 	answered bool // the response has begun
 	grpc     bool // and is gRPC's, which must end with a status
@@ -56,6 +59,7 @@ type half struct {
 
 	queue    []byte // queue[sent:] is DATA for the peer that its windows have no room for
 	sent     int
+	credited int // how much of it was sent before, to another endpoint
 	trailers []hpack.HeaderField
 	last     last // what follows the queue
 
@@ -79,7 +83,7 @@ const (
 
 // pick chooses an endpoint and opens the call there, or waits for one.
 func (st *stream) pick(c *core) {
-	for {
+	for skips := 0; ; skips++ {
 		again, err := st.call.TryPick()
 		switch {
 		case err != nil:
@@ -89,43 +93,31 @@ func (st *stream) pick(c *core) {
 			st.await(c, again)
 			return
 		}
-		delete(c.waiting, st)
 		endpoint := st.call.Endpoint()
-		if st.triedBefore(endpoint) && st.picks < maxPicks*2 {
-			st.picks++
+		if skips < maxSkips && slices.Contains(st.tried[:st.tries], endpoint) {
 			st.call.Unpick()
 			continue
 		}
-		giveUp := st.giveUp
-		st.giveUp = time.Time{}
-		st.setTimer(c)
-		if endpoint.Conn().(*upstream).take(st) {
-			return // perhaps it has ended already
-		}
-		st.giveUp = giveUp
-		// Its connection ended between the policy's last look and ours.
-		st.call.Unpick()
-		if st.picks++; st.picks >= maxPicks {
-			st.fail(c, st.call.WaitedTooLong())
-			return
-		}
+		delete(c.waiting, st)
+		endpoint.Conn().(*upstream).take(c, st)
+		return // perhaps it has ended already
 	}
 }
 
-func (st *stream) triedBefore(e *picker.Endpoint) bool {
-	for _, tried := range st.tried {
-		if tried == e {
-			return true
-		}
-	}
-	return false
-}
-
-func (st *stream) await(c *core, again <-chan struct{}) {
+func (st *stream) startWaiting(c *core) {
 	if st.giveUp.IsZero() {
 		st.giveUp = time.Now().Add(st.call.WaitTimeout())
 		st.setTimer(c)
 	}
+}
+
+func (st *stream) stopWaiting(c *core) {
+	st.giveUp = time.Time{}
+	st.setTimer(c)
+}
+
+func (st *stream) await(c *core, again <-chan struct{}) {
+	st.startWaiting(c)
 	c.waiting[st] = struct{}{}
 	c.wishes.wakeWhen(again)
 }
@@ -179,14 +171,17 @@ func (st *stream) open(cn *conn) {
 
 // again gives the call to another endpoint, if its request can be sent again and none has processed it.
 func (st *stream) again(c *core) bool {
-	if st.answered || !st.replay || st.picks >= maxPicks || st.ended || st.half[caller].conn == nil {
+	if st.answered || !st.replay || st.tries == len(st.tried) || st.ended || st.half[caller].conn == nil {
 		return false
 	}
-	st.tried[st.picks] = st.call.Endpoint()
-	st.picks++
+	st.tried[st.tries] = st.call.Endpoint()
+	st.tries++
 	st.call.Unpick()
 	h := &st.half[backend]
-	*h = half{queue: append(h.queue[:0], st.body...), trailers: h.trailers, last: h.last}
+	unsent := len(h.queue) - h.sent - h.credited
+	*h = half{
+		queue: append(h.queue[:0], st.body...), credited: len(st.body) - unsent, trailers: h.trailers, last: h.last,
+	}
 	if h.last == nothing && st.half[caller].gotEnd {
 		h.last = endStream
 	}
@@ -220,11 +215,19 @@ func (st *stream) relay(from side, data []byte, end bool) {
 		}
 		return
 	}
-	out.queue = append(out.queue, data...)
+	out.enqueue(data)
 	if out.conn != nil {
 		out.conn.unblock(st)
 		out.conn.pump()
 	}
+}
+
+// enqueue keeps data until it can be sent. A queue that never runs empty must not grow by what it has sent.
+func (h *half) enqueue(data []byte) {
+	if waiting := len(h.queue) - h.sent; h.sent > waiting {
+		h.queue, h.sent = h.queue[:copy(h.queue, h.queue[h.sent:])], 0
+	}
+	h.queue = append(h.queue, data...)
 }
 
 // keep keeps the request for another endpoint.
@@ -262,7 +265,7 @@ func (st *stream) headers(from side, fields []hpack.HeaderField, end bool) {
 		return
 	}
 	out.conn.writeHeaders(out.id, fields, end)
-	out.headed = true
+	out.headed = from == caller || st.answered || end // informational responses are none
 	if end {
 		out.last, out.done = trailers, true
 		st.settle()
@@ -281,21 +284,29 @@ func (st *stream) settle() {
 		st.call.End(st.code)
 	}
 	// A response that is complete before its request ends the stream without an error (RFC 9113, section 8.1).
-	st.close(caller, !toCaller.gotEnd, h2.NoError)
-	st.close(backend, !st.half[backend].done || !st.half[backend].gotEnd, h2.Cancel)
+	st.close(caller, h2.NoError)
 	c.release(st)
 }
 
 // close ends one half of the call, with RST_STREAM if it is not over yet.
-func (st *stream) close(s side, reset bool, code h2.ErrCode) {
+func (st *stream) close(s side, code h2.ErrCode) {
 	h := &st.half[s]
 	if h.conn == nil {
 		return
 	}
-	if reset {
+	if !h.done || !h.gotEnd {
 		h.conn.reset(h.id, code)
 	}
 	h.conn.forget(st)
+}
+
+// responseEnded is called when the whole response has come. What is left of the request nobody wants, and the
+// backend's stream is free for others, however long the caller takes to read.
+func (st *stream) responseEnded() {
+	h := &st.half[backend]
+	h.gotEnd = true
+	st.close(backend, h2.Cancel)
+	h.done, h.queue, h.sent = true, kept(h.queue), 0
 }
 
 // release gives back a stream that both connections have forgotten.
@@ -308,7 +319,7 @@ func (c *core) release(st *stream) {
 }
 
 // cancelled is called when the caller has given the call up; its half has ended.
-func (st *stream) cancelled(c *core, code h2.ErrCode) {
+func (st *stream) cancelled(c *core) {
 	if st.queued {
 		st.call.Endpoint().Conn().(*upstream).unqueue(st)
 	}
@@ -316,19 +327,13 @@ func (st *stream) cancelled(c *core, code h2.ErrCode) {
 		st.ended = true
 		st.call.Cancel()
 	}
-	if code != h2.Cancel && code != h2.NoError {
-		code = h2.Cancel
-	}
-	st.close(backend, true, code)
+	st.close(backend, h2.Cancel)
 	c.release(st)
 }
 
 // refused is called when the backend has reset the call; its half has ended.
 func (st *stream) refused(c *core, code h2.ErrCode) {
-	switch {
-	case st.half[backend].gotEnd:
-		return // it had said all; what is left of it is on its way to the caller
-	case code == h2.RefusedStream && st.again(c):
+	if code == h2.RefusedStream && st.again(c) {
 		return
 	}
 	status := codeOf(code)
@@ -338,7 +343,7 @@ func (st *stream) refused(c *core, code h2.ErrCode) {
 	}
 	st.ended = true
 	st.call.End(status)
-	st.close(caller, true, code)
+	st.close(caller, code)
 	c.release(st)
 }
 
@@ -351,9 +356,6 @@ var errNoStatus = errors.New("its answer ends without a status")
 
 // lost is called when the backend's connection has ended.
 func (st *stream) lost(c *core, err error) {
-	if st.half[backend].gotEnd {
-		return
-	}
 	st.fail(c, proxy.ErrBackendLost(st.call.Service(), st.call.Endpoint().Addr(), err))
 }
 
@@ -373,7 +375,7 @@ func (st *stream) fail(c *core, err *proxy.Error) {
 		st.call.Fail(err)
 	}
 	c.timers.remove(st)
-	st.close(backend, true, h2.Cancel)
+	st.close(backend, h2.Cancel)
 	toCaller := &st.half[caller]
 	toCaller.last = nothing
 	st.headers(backend, c.statusFields(err, toCaller.headed), true)

@@ -25,7 +25,7 @@ type upstream struct {
 
 	// The shard's lock protects:
 	conn  *conn     // that takes calls; nil if there is none
-	queue []*stream // wait until it takes one more
+	queue []*stream // wait until it takes one more, or until the policy knows that there is none
 }
 
 // link is what run waits for on a connection.
@@ -77,9 +77,11 @@ func (u *upstream) run(ctx context.Context) {
 		if worked {
 			retry.Reset()
 			u.endpoint.SetState(picker.Connecting, err)
+			u.shard.enter(u.repick)
 			continue
 		}
 		u.endpoint.SetState(picker.Failed, err)
+		u.shard.enter(u.repick)
 		select {
 		case <-time.After(retry.NextBackOff()):
 		case <-u.again:
@@ -128,6 +130,9 @@ func (u *upstream) connect(ctx context.Context) (worked bool, err error) {
 func (u *upstream) greeted(c *conn) {
 	u.conn = c
 	close(c.link.ready)
+	for _, st := range u.queue {
+		st.stopWaiting(c.core)
+	}
 	u.admit()
 }
 
@@ -147,28 +152,35 @@ func (u *upstream) over(c *conn, err error) {
 		return
 	}
 	u.conn = nil
+	u.repick(c.core)
+}
+
+// repick gives the calls that wait to whom the policy chooses now.
+func (u *upstream) repick(c *core) {
 	queue := u.queue
 	u.queue = nil
 	for _, st := range queue {
 		st.queued = false
 		st.call.Unpick()
-		st.pick(c.core)
+		st.pick(c)
 	}
 }
 
-// take opens a call on the connection, or has it wait until the backend takes one more. It fails if there is
-// no connection.
-func (u *upstream) take(st *stream) bool {
-	switch {
-	case u.conn == nil:
-		return false
-	case len(u.queue) == 0 && u.conn.hasRoom():
-		st.open(u.conn)
-	default:
-		u.queue = append(u.queue, st)
-		st.queued = true
+// take opens a call on the connection, or has it wait until the backend takes one more. If the connection has
+// ended between the policy's last look and ours, the call waits for what comes first: run tells the policy, and
+// has it picked again, or there is a new connection.
+func (u *upstream) take(c *core, st *stream) {
+	if u.conn == nil {
+		st.startWaiting(c)
+	} else {
+		st.stopWaiting(c)
+		if len(u.queue) == 0 && u.conn.hasRoom() {
+			st.open(u.conn)
+			return
+		}
 	}
-	return true
+	u.queue = append(u.queue, st)
+	st.queued = true
 }
 
 // admit opens the calls that wait for as long as there is room.

@@ -1,0 +1,117 @@
+package relay
+
+import (
+	"math"
+	"testing"
+	"time"
+
+	"golang.org/x/net/http2/hpack"
+)
+
+func TestParseTimeout(t *testing.T) {
+	for _, tt := range []struct {
+		s    string
+		want time.Duration
+		ok   bool
+	}{
+		{"1n", 1, true},
+		{"20u", 20 * time.Microsecond, true},
+		{"300m", 300 * time.Millisecond, true},
+		{"4S", 4 * time.Second, true},
+		{"5M", 5 * time.Minute, true},
+		{"6H", 6 * time.Hour, true},
+		{"0S", 0, true},
+		{"99999999H", math.MaxInt64, true},
+		{"99999999S", 99999999 * time.Second, true},
+		{"", 0, false},
+		{"S", 0, false},
+		{"1", 0, false},
+		{"1s", 0, false},
+		{"-1S", 0, false},
+		{"+1S", 0, false},
+		{" 1S", 0, false},
+		{"1.5S", 0, false},
+		{"100000000S", 0, false},
+	} {
+		if got, ok := parseTimeout(tt.s); got != tt.want || ok != tt.ok {
+			t.Errorf("parseTimeout(%q) = %v, %v, want %v, %v", tt.s, got, ok, tt.want, tt.ok)
+		}
+	}
+}
+
+func TestFormatTimeout(t *testing.T) {
+	for _, tt := range []struct {
+		d    time.Duration
+		want string
+	}{
+		{-1, "0n"},
+		{0, "0n"},
+		{1, "1n"},
+		{99_999_999, "99999999n"},
+		{100_000_000, "100000u"},
+		{100_000_001, "100001u"}, // rounded up: never less than what is left
+		{time.Hour, "3600000m"},
+		{48 * time.Hour, "172800S"},
+		{math.MaxInt64, "2562048H"},
+		{math.MaxInt64 - time.Duration(time.Millisecond), "2562048H"},
+	} {
+		got := formatTimeout(tt.d)
+		if parsed, ok := parseTimeout(got); !ok || parsed < tt.d {
+			t.Errorf("formatTimeout(%d) = %q, which is %v", tt.d, got, parsed)
+		}
+		if tt.d < time.Duration(1<<60) && got != tt.want {
+			t.Errorf("formatTimeout(%v) = %q, want %q", tt.d, got, tt.want)
+		}
+	}
+}
+
+func TestPercentEncode(t *testing.T) {
+	for s, want := range map[string]string{
+		"":             "",
+		"plain ~ !":    "plain ~ !",
+		"100 %":        "100 %25",
+		"a\nb\x7f\x00": "a%0Ab%7F%00",
+		"é":            "%C3%A9",
+	} {
+		if got := percentEncode(s); got != want {
+			t.Errorf("percentEncode(%q) = %q, want %q", s, got, want)
+		}
+	}
+}
+
+func TestCheckRequest(t *testing.T) {
+	good := [][2]string{{":method", "POST"}, {":scheme", "http"}, {":path", "/"}, {":authority", "a"}}
+	for _, tt := range []struct {
+		name   string
+		fields [][2]string
+		ok     bool
+		length int64
+	}{
+		{"good", good, true, -1},
+		{"length", append(good[:4:4], [2]string{"content-length", "12"}), true, 12},
+		{"two equal lengths", append(good[:4:4], [2]string{"content-length", "12"}, [2]string{"content-length", "12"}), true, 12},
+		{"two lengths", append(good[:4:4], [2]string{"content-length", "12"}, [2]string{"content-length", "13"}), false, 0},
+		{"no authority", good[:3], true, -1},
+		{"no path", good[:2], false, 0},
+		{"nothing", nil, false, 0},
+		{"empty path", [][2]string{{":method", "POST"}, {":scheme", "http"}, {":path", ""}}, false, 0},
+		{"a name that is empty", append([][2]string{{"", "x"}}, good...), false, 0},
+		{"a last name that is empty", append(good[:4:4], [2]string{"", "x"}), false, 0},
+		{"a pseudo-header field twice", append(good[:4:4], [2]string{":path", "/"}), false, 0},
+		{"a pseudo-header field behind others", append([][2]string{{"a", "b"}}, good...), false, 0},
+		{"a pseudo-header field that is none", append(good[:4:4], [2]string{":status", "200"}), false, 0},
+		{"upper case", append(good[:4:4], [2]string{"X", "y"}), false, 0},
+		{"a line break", append(good[:4:4], [2]string{"x", "y\r\nz"}), false, 0},
+		{"connection-specific", append(good[:4:4], [2]string{"connection", "close"}), false, 0},
+		{"te", append(good[:4:4], [2]string{"te", "gzip"}), false, 0},
+	} {
+		var fields []hpack.HeaderField
+		for _, f := range tt.fields {
+			fields = append(fields, hpack.HeaderField{Name: f[0], Value: f[1]})
+		}
+		length, reason := checkRequest(fields)
+		if (reason == "") != tt.ok || tt.ok && length != tt.length {
+			t.Errorf("%s: checkRequest = %d, %q", tt.name, length, reason)
+		}
+	}
+}

@@ -1,0 +1,358 @@
+package relay
+
+import (
+	"bytes"
+	"fmt"
+	"strings"
+
+	"golang.org/x/net/http2"
+	"golang.org/x/net/http2/hpack"
+
+	"github.com/lbproxy/lbproxy/proxy/h2"
+)
+
+type setting = http2.Setting
+
+// peer is the other end of one of the core's connections. It writes and reads with x/net's framer, and keeps
+// its own account of what the core may send.
+type peer struct {
+	w       *world
+	c       *conn
+	side    side
+	paused  bool   // it does not read
+	pending []byte // what the core has given out and the peer not read
+	closed  bool   // the core has closed the connection
+	hostile bool   // it keeps no account, as it does not know itself what it has sent
+
+	out  bytes.Buffer // to the core
+	in   bytes.Buffer // from the core
+	fr   *http2.Framer
+	dec  *hpack.Decoder
+	enc  *hpack.Encoder
+	blob bytes.Buffer
+	log  []string // the frames that came, see [peer.note]
+
+	window    int64 // of the connection, for the core to send
+	initial   int64
+	maxFrame  int
+	streams   map[uint32]*peerStream
+	credit    int64 // of the connection, for the peer to send
+	newCredit int64
+	next      uint32
+	onFrame   func(id uint32, headers, end bool, n int) // an automatic peer's doing
+}
+
+type peerStream struct {
+	window   int64  // for the core to send
+	credit   int64  // for the peer to send
+	over     bool   // the core has sent END_STREAM
+	reset    bool   // either has reset it
+	sent     bool   // the peer has sent END_STREAM
+	received []byte // DATA
+}
+
+func newPeer(w *world, s side) *peer {
+	p := &peer{
+		w: w, side: s, window: 65535, initial: 65535, maxFrame: 16384, credit: 65535, newCredit: 65535, next: 1,
+		streams: map[uint32]*peerStream{},
+	}
+	p.fr = http2.NewFramer(&p.out, &p.in)
+	p.fr.AllowIllegalWrites = true
+	p.dec = hpack.NewDecoder(4096, nil)
+	p.fr.ReadMetaHeaders = p.dec
+	p.fr.SetMaxReadFrameSize(1<<24 - 1)
+	p.fr.MaxHeaderListSize = 8 << 20
+	p.enc = hpack.NewEncoder(&p.blob)
+	return p
+}
+
+// close implements transport.
+func (p *peer) close() {
+	p.closed = true
+	p.c.mark()
+}
+
+// flush takes what the core has for the peer.
+func (p *peer) flush() {
+	for !p.paused {
+		b := p.c.take()
+		if b == nil {
+			return
+		}
+		p.read(b)
+		p.c.wrote(b)
+	}
+	if p.pending == nil {
+		p.pending = p.c.take()
+	}
+}
+
+func (p *peer) pause() { p.paused = true }
+
+// resume reads what has been kept waiting.
+func (p *peer) resume() {
+	p.paused = false
+	if b := p.pending; b != nil {
+		p.pending = nil
+		p.read(b)
+		p.c.wrote(b)
+	}
+	p.c.mark()
+	p.w.settle()
+}
+
+// read parses what the core has written, and checks it.
+func (p *peer) read(b []byte) {
+	if p.side == backend && bytes.HasPrefix(b, []byte(h2.ClientPreface)) {
+		b = b[len(h2.ClientPreface):]
+	}
+	p.in.Write(b)
+	for p.in.Len() > 0 {
+		f, err := p.fr.ReadFrame()
+		if err != nil {
+			p.w.t.Fatalf("the core has written what x/net cannot read: %v: %v", err, p.fr.ErrorDetail())
+		}
+		p.note(f)
+	}
+}
+
+func endMark(end bool) string {
+	if end {
+		return " end"
+	}
+	return ""
+}
+
+// note logs a frame as a word or two: its type, stream, and what matters of it.
+func (p *peer) note(f http2.Frame) {
+	id := f.Header().StreamID
+	st := p.streams[id]
+	if id != 0 && p.side == caller && st == nil && !p.hostile {
+		p.w.t.Fatalf("%v on a stream that was never opened", f)
+	}
+	switch f := f.(type) {
+	case *http2.MetaHeadersFrame:
+		p.onHeaders(st, f)
+	case *http2.DataFrame:
+		p.onData(st, f)
+	case *http2.RSTStreamFrame:
+		p.logf("RST %d %v", id, f.ErrCode)
+		if st != nil {
+			st.reset = true
+		} else if !p.hostile {
+			p.w.t.Fatalf("%v on a stream that was never opened", f)
+		}
+		p.tell(id, false, true, -1)
+	case *http2.SettingsFrame:
+		if f.IsAck() {
+			return
+		}
+		if v, ok := f.Value(http2.SettingInitialWindowSize); ok {
+			p.newCredit = int64(v)
+		}
+	case *http2.WindowUpdateFrame:
+		if id == 0 {
+			p.credit += int64(f.Increment)
+		} else if st != nil {
+			st.credit += int64(f.Increment)
+			p.logf("UPDATE %d %d", id, f.Increment)
+		}
+	case *http2.PingFrame:
+		p.logf("PING ack=%v", f.IsAck())
+	case *http2.GoAwayFrame:
+		p.logf("GOAWAY %d %v", f.LastStreamID, f.ErrCode)
+	default:
+		p.w.t.Fatalf("the core writes %v", f)
+	}
+}
+
+func (p *peer) onHeaders(st *peerStream, f *http2.MetaHeadersFrame) {
+	id := f.StreamID
+	var b strings.Builder
+	for _, field := range f.Fields {
+		switch field.Name {
+		case ":status", "grpc-status", "lbproxy-error", "x", "grpc-timeout":
+			fmt.Fprintf(&b, " %s=%s", field.Name, field.Value)
+		}
+	}
+	p.logf("HEADERS %d%s%s", id, b.String(), endMark(f.StreamEnded()))
+	if st == nil {
+		st = &peerStream{window: p.initial, credit: p.newCredit}
+		p.streams[id] = st
+	}
+	if st.over {
+		p.w.t.Fatalf("HEADERS on stream %d after its end", id)
+	}
+	st.over = f.StreamEnded()
+	p.tell(id, true, st.over, 0)
+}
+
+func (p *peer) onData(st *peerStream, f *http2.DataFrame) {
+	n := len(f.Data())
+	p.logf("DATA %d %d%s", f.StreamID, n, endMark(f.StreamEnded()))
+	if st == nil || st.over {
+		p.w.t.Fatalf("DATA on stream %d, which is not open", f.StreamID)
+	}
+	st.over = f.StreamEnded()
+	st.received = append(st.received, f.Data()...)
+	st.window -= int64(n)
+	p.window -= int64(n)
+	if !p.hostile && n > 0 && (st.window < 0 || p.window < 0 || n > p.maxFrame) {
+		p.w.t.Fatalf("DATA on stream %d: %d bytes, windows then %d and %d, frames up to %d", f.StreamID, n, st.window, p.window, p.maxFrame)
+	}
+	p.tell(f.StreamID, false, st.over, n)
+}
+
+func (p *peer) tell(id uint32, headers, end bool, n int) {
+	if p.onFrame != nil {
+		p.onFrame(id, headers, end, n)
+	}
+}
+
+func (p *peer) logf(format string, args ...any) { p.log = append(p.log, fmt.Sprintf(format, args...)) }
+
+// got returns what came since it was called last.
+func (p *peer) got() []string {
+	log := p.log
+	p.log = nil
+	return log
+}
+
+// raw has the core read b.
+func (p *peer) raw(b []byte) {
+	for len(b) > 0 && !p.c.dead {
+		n := copy(p.c.space(), b)
+		if n == 0 {
+			p.w.t.Fatal("the core has no space to read to")
+		}
+		p.c.received(n)
+		b = b[n:]
+	}
+}
+
+// send has the core read what the peer has framed.
+func (p *peer) send() {
+	p.w.t.Helper()
+	b := bytes.Clone(p.out.Bytes())
+	p.out.Reset()
+	p.raw(b)
+	p.w.step()
+}
+
+// settings greets, the first time, and changes what the peer says of itself.
+func (p *peer) settings(settings ...setting) {
+	if p.side == caller && p.c.preface > 0 {
+		p.out.WriteString(h2.ClientPreface)
+	}
+	p.fr.WriteSettings(settings...)
+	for _, s := range settings {
+		switch s.ID {
+		case http2.SettingInitialWindowSize:
+			for _, st := range p.streams {
+				st.window += int64(s.Val) - p.initial
+			}
+			p.initial = int64(s.Val)
+		case http2.SettingMaxFrameSize:
+			p.maxFrame = int(s.Val)
+		case http2.SettingHeaderTableSize:
+			p.dec.SetMaxDynamicTableSize(s.Val)
+		}
+	}
+	p.send()
+}
+
+func (p *peer) block(fields []string) []byte {
+	p.blob.Reset()
+	for i := 0; i+1 < len(fields); i += 2 {
+		p.enc.WriteField(hpack.HeaderField{Name: fields[i], Value: fields[i+1]})
+	}
+	return p.blob.Bytes()
+}
+
+// headers sends a field block of names and values in turn.
+func (p *peer) headers(id uint32, end bool, fields ...string) {
+	if p.streams[id] == nil {
+		p.streams[id] = &peerStream{window: p.initial, credit: p.newCredit}
+	}
+	p.streams[id].sent = end
+	p.fr.WriteHeaders(http2.HeadersFrameParam{StreamID: id, BlockFragment: p.block(fields), EndHeaders: true, EndStream: end})
+	p.send()
+}
+
+var requestFields = []string{
+	":method", "POST", ":scheme", "http", ":path", "/hello.Hello/Say", ":authority", "hello",
+	"content-type", "application/grpc", "te", "trailers",
+}
+
+// request opens a call; more are further fields.
+func (p *peer) request(end bool, more ...string) uint32 {
+	id := p.next
+	p.next += 2
+	p.headers(id, end, append(requestFields[:len(requestFields):len(requestFields)], more...)...)
+	return id
+}
+
+// respond begins a response.
+func (p *peer) respond(id uint32) {
+	p.headers(id, false, ":status", "200", "content-type", "application/grpc")
+}
+
+// trailers ends one.
+func (p *peer) trailers(id uint32, status string) { p.headers(id, true, "grpc-status", status) }
+
+// only sends a response that is nothing but a status.
+func (p *peer) only(id uint32, status string) {
+	p.headers(id, true, ":status", "200", "content-type", "application/grpc", "grpc-status", status)
+}
+
+// data sends DATA, as frames that the core takes.
+func (p *peer) data(id uint32, data []byte, end bool) {
+	for {
+		n := min(len(data), maxFrameSize)
+		p.fr.WriteData(id, end && n == len(data), data[:n])
+		if st := p.streams[id]; st != nil {
+			st.credit -= int64(n)
+			st.sent = st.sent || end && n == len(data)
+		}
+		p.credit -= int64(n)
+		if data = data[n:]; len(data) == 0 {
+			break
+		}
+	}
+	p.send()
+}
+
+func (p *peer) reset(id uint32, code http2.ErrCode) {
+	p.fr.WriteRSTStream(id, code)
+	if st := p.streams[id]; st != nil {
+		st.reset = true
+	}
+	p.send()
+}
+
+// grow lets the core send n more bytes.
+func (p *peer) grow(id, n uint32) {
+	p.fr.WriteWindowUpdate(id, n)
+	if id == 0 {
+		p.window += int64(n)
+	} else if st := p.streams[id]; st != nil {
+		st.window += int64(n)
+	}
+	p.send()
+}
+
+func (p *peer) ping() {
+	p.fr.WritePing(false, [8]byte{1})
+	p.send()
+}
+
+func (p *peer) goAway(last uint32) {
+	p.fr.WriteGoAway(last, http2.ErrCodeNo, nil)
+	p.send()
+}
+
+// end is the connection's loss.
+func (p *peer) end() {
+	p.c.end(errFinished)
+	p.w.step()
+}

@@ -1,0 +1,210 @@
+package relay
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/goleak"
+	"go.uber.org/zap"
+
+	"github.com/lbproxy/lbproxy/discovery"
+	"github.com/lbproxy/lbproxy/metrics"
+	"github.com/lbproxy/lbproxy/picker"
+	"github.com/lbproxy/lbproxy/proxy"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// world is a core and everything around it, without a socket or a goroutine: the test is the network, the
+// clock, and both ends of every connection. The policy is the real one, over instances that the test names.
+type world struct {
+	t         testing.TB
+	core      *core
+	front     *front
+	services  *proxy.Directory
+	endpoints map[string]*picker.Endpoint
+	upstreams map[string]*upstream
+	peers     []*peer
+
+	wake     time.Time                // what the core wished last
+	awaiting map[<-chan struct{}]bool // what it waits for
+	acking   bool                     // it wishes to answer PINGs soon
+	seen     map[*stream]struct{}     // every stream that was ever on a connection
+}
+
+const service = "hello"
+
+// newWorld returns a world whose service has instances at addrs, none of them connected.
+func newWorld(t testing.TB, addrs ...string) *world {
+	w := &world{
+		t:         t,
+		endpoints: map[string]*picker.Endpoint{},
+		upstreams: map[string]*upstream{},
+		awaiting:  map[<-chan struct{}]bool{},
+		seen:      map[*stream]struct{}{},
+	}
+	w.core = newCore(w)
+	m := metrics.New(prometheus.NewRegistry(), "test")
+	known := make(chan struct{})
+	w.services = proxy.NewDirectory(proxy.DirectoryConfig{
+		Source:      instances{addrs, known},
+		Dial:        w.dial,
+		IdleRelease: time.Hour,
+		MaxOnDemand: 1,
+		Default:     proxy.ServiceConfig{Policy: picker.WeightedRoundRobin, WaitTimeout: time.Second},
+		Metrics:     m,
+		Log:         zap.NewNop(),
+	})
+	t.Cleanup(func() {
+		for _, p := range w.peers {
+			p.c.end(errFinished) // of a test that has failed
+		}
+		w.services.Close()
+	})
+	w.services.Configure(map[string]proxy.ServiceConfig{
+		service: {Policy: picker.WeightedRoundRobin, WaitTimeout: time.Second},
+	})
+	<-known
+	w.front = &front{policy: proxy.NewPolicy(w.services, m), listener: "test", service: service}
+	return w
+}
+
+// instances is a source that publishes once.
+type instances struct {
+	addrs []string
+	known chan struct{} // closed when they have been published
+}
+
+func (s instances) Run(ctx context.Context, service string, publish func(discovery.Snapshot)) error {
+	var all []discovery.Instance
+	for _, addr := range s.addrs {
+		all = append(all, discovery.Instance{Addr: addr, Weight: 1})
+	}
+	publish(discovery.Snapshot{Service: service, Instances: all})
+	close(s.known)
+	<-ctx.Done()
+	return context.Cause(ctx)
+}
+
+// dial makes an upstream that nobody runs: the test connects it.
+func (w *world) dial(e *picker.Endpoint) picker.Conn {
+	u := &upstream{endpoint: e, stop: func() {}, stopped: make(chan struct{})}
+	close(u.stopped)
+	w.endpoints[e.Addr()], w.upstreams[e.Addr()] = e, u
+	return u
+}
+
+// wakeAt implements wishes.
+func (w *world) wakeAt(t time.Time) { w.wake = t }
+
+// wakeWhen implements wishes.
+func (w *world) wakeWhen(again <-chan struct{}) { w.awaiting[again] = true }
+
+// ackSoon implements wishes.
+func (w *world) ackSoon() { w.acking = true }
+
+// caller connects a caller.
+func (w *world) caller() *peer {
+	p := newPeer(w, caller)
+	p.c = w.core.newConn(caller, p)
+	p.c.front = w.front
+	w.core.callers[p.c] = struct{}{}
+	w.peers = append(w.peers, p)
+	w.flush()
+	return p
+}
+
+// dialled connects to a backend, which has said nothing yet.
+func (w *world) dialled(addr string) *peer {
+	p := newPeer(w, backend)
+	p.c = w.core.newConn(backend, p)
+	p.c.upstream, p.c.link = w.upstreams[addr], &link{ready: make(chan struct{}), over: make(chan struct{})}
+	w.peers = append(w.peers, p)
+	w.flush()
+	return p
+}
+
+// backend connects to a backend that takes calls.
+func (w *world) backend(addr string, settings ...setting) *peer {
+	p := w.dialled(addr)
+	p.settings(settings...)
+	w.endpoints[addr].SetState(picker.Ready, nil)
+	w.step()
+	return p
+}
+
+// disconnected does what upstream.run does when a connection takes no more calls.
+func (w *world) disconnected(addr string) {
+	u := w.upstreams[addr]
+	w.endpoints[addr].SetState(picker.Connecting, errors.New("test"))
+	u.repick(w.core)
+	w.step()
+}
+
+// step does all that a driver would do at once, and checks that the state is sound.
+func (w *world) step() {
+	w.t.Helper()
+	w.settle()
+	w.check()
+}
+
+func (w *world) settle() {
+	for {
+		w.flush()
+		woken := false
+		for again := range w.awaiting {
+			select {
+			case <-again:
+				delete(w.awaiting, again)
+				woken = true
+			default:
+			}
+		}
+		if !woken {
+			return
+		}
+		w.core.retry()
+	}
+}
+
+// flush carries what the core has written to the peers.
+func (w *world) flush() {
+	for len(w.core.dirty) > 0 {
+		last := len(w.core.dirty) - 1
+		c := w.core.dirty[last]
+		w.core.dirty = w.core.dirty[:last]
+		c.transport.(*peer).flush()
+	}
+}
+
+// at lets time pass.
+func (w *world) at(now time.Time) {
+	w.t.Helper()
+	w.core.expire(now)
+	w.step()
+}
+
+// acks lets the time pass that answers to PINGs may wait.
+func (w *world) acks() {
+	w.t.Helper()
+	w.acking = false
+	w.core.flushAcks()
+	w.step()
+}
+
+// finish closes what is still open, and checks that nothing is left.
+func (w *world) finish() {
+	w.t.Helper()
+	for _, p := range w.peers {
+		p.resume()
+	}
+	w.step()
+	for _, p := range w.peers {
+		p.c.end(errors.New("the test ends"))
+	}
+	w.step()
+	w.checkEmpty()
+}
