@@ -4,6 +4,7 @@ import (
 	"strconv"
 	"strings"
 
+	"golang.org/x/net/http/httpguts"
 	"golang.org/x/net/http2/hpack"
 )
 
@@ -35,10 +36,14 @@ func checkRequest(fields []hpack.HeaderField) (length int64, reason string) {
 }
 
 func checkResponse(fields []hpack.HeaderField) (length int64, reason string) {
-	if len(fields) == 0 || fields[0].Name != ":status" || len(fields[0].Value) != 3 {
+	if len(fields) == 0 || fields[0].Name != ":status" || !validStatus(fields[0].Value) {
 		return 0, "the response does not begin with :status"
 	}
 	return checkRegular(fields[1:], nil)
+}
+
+func validStatus(s string) bool {
+	return len(s) == 3 && '1' <= s[0] && s[0] <= '9' && '0' <= s[1] && s[1] <= '9' && '0' <= s[2] && s[2] <= '9'
 }
 
 func checkTrailers(fields []hpack.HeaderField) (reason string) {
@@ -53,6 +58,9 @@ func checkRegular(fields, pseudo []hpack.HeaderField) (length int64, reason stri
 		if !strings.HasPrefix(pseudo[i].Name, ":") {
 			return 0, "a pseudo-header field stands behind others"
 		}
+		if !httpguts.ValidHeaderFieldValue(pseudo[i].Value) {
+			return 0, "a pseudo-header field holds characters that it must not"
+		}
 	}
 	length = -1
 	for i := range fields {
@@ -60,7 +68,7 @@ func checkRegular(fields, pseudo []hpack.HeaderField) (length int64, reason stri
 		if f.Name == "" || f.Name[0] == ':' {
 			return 0, "a pseudo-header field is unknown or out of its place"
 		}
-		if !validName(f.Name) || !validValue(f.Value) {
+		if !validName(f.Name) || !httpguts.ValidHeaderFieldValue(f.Value) {
 			return 0, "a field holds characters that it must not"
 		}
 		switch f.Name {
@@ -83,11 +91,9 @@ func checkRegular(fields, pseudo []hpack.HeaderField) (length int64, reason stri
 
 func validName(name string) bool {
 	for _, c := range []byte(name) {
-		if c <= ' ' || c >= 0x7f || 'A' <= c && c <= 'Z' || c == ':' {
+		if 'A' <= c && c <= 'Z' || !httpguts.IsTokenRune(rune(c)) {
 			return false
 		}
 	}
 	return true
 }
-
-func validValue(value string) bool { return !strings.ContainsAny(value, "\x00\r\n") }

@@ -102,6 +102,10 @@ func TestCheckRequest(t *testing.T) {
 		{"a pseudo-header field that is none", append(good[:4:4], [2]string{":status", "200"}), false, 0},
 		{"upper case", append(good[:4:4], [2]string{"X", "y"}), false, 0},
 		{"a line break", append(good[:4:4], [2]string{"x", "y\r\nz"}), false, 0},
+		{"a control character", append(good[:4:4], [2]string{"x", "\x01"}), false, 0},
+		{"a line break in a pseudo-header field", append(good[:3:3], [2]string{":authority", "a\r\nb"}), false, 0},
+		{"bytes beyond ASCII", append(good[:4:4], [2]string{"x", "\xff"}), true, -1},
+		{"a name that is no token", append(good[:4:4], [2]string{"x(y)", ""}), false, 0},
 		{"connection-specific", append(good[:4:4], [2]string{"connection", "close"}), false, 0},
 		{"te", append(good[:4:4], [2]string{"te", "gzip"}), false, 0},
 	} {

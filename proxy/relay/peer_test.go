@@ -48,6 +48,7 @@ type peerStream struct {
 	over     bool   // the core has sent END_STREAM
 	reset    bool   // either has reset it
 	sent     bool   // the peer has sent END_STREAM
+	answered bool   // the peer has begun its response
 	received []byte // DATA
 }
 

@@ -47,6 +47,8 @@ func newWorld(t testing.TB, addrs ...string) *world {
 		seen:      map[*stream]struct{}{},
 	}
 	w.core = newCore(w)
+	watchdog := time.AfterFunc(10*time.Second, func() { panic("the core does not come to rest") })
+	t.Cleanup(func() { watchdog.Stop() })
 	m := metrics.New(prometheus.NewRegistry(), "test")
 	known := make(chan struct{})
 	w.services = proxy.NewDirectory(proxy.DirectoryConfig{
