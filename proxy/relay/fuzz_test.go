@@ -2,6 +2,7 @@ package relay
 
 import (
 	"bytes"
+	"maps"
 	"slices"
 	"testing"
 	"time"
@@ -288,13 +289,15 @@ func (in *interleaved) do(what, whom, n byte) {
 	case 4, 14:
 		p.grow(0, uint32(n)*1000+1)
 	case 5, 15:
-		for id, st := range p.streams {
-			if !st.reset && st.window < 1<<24 {
-				p.grow(id, uint32(n)*1000+1)
-				break
-			}
+		ids := slices.Sorted(maps.Keys(p.streams))
+		if len(ids) == 0 {
+			return
+		}
+		if id := ids[int(whom>>1)%len(ids)]; !p.streams[id].reset && p.streams[id].window < 1<<24 {
+			p.grow(id, uint32(n)*1000+1)
 		}
 	case 6, 16:
+		p.resume() // what is on its way was sent to the old windows
 		p.settings(setting{ID: http2.SettingInitialWindowSize, Val: uint32(n) * 300},
 			setting{ID: http2.SettingMaxFrameSize, Val: 16384 + uint32(n)})
 	case 7, 17:

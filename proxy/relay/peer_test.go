@@ -22,6 +22,7 @@ type peer struct {
 	paused  bool   // it does not read
 	pending []byte // what the core has given out and the peer not read
 	closed  bool   // the core has closed the connection
+	mute    bool   // it reads and does not care
 	hostile bool   // it keeps no account, as it does not know itself what it has sent
 
 	out  bytes.Buffer // to the core
@@ -83,8 +84,8 @@ func (p *peer) flush() {
 		p.read(b)
 		p.c.wrote(b)
 	}
-	if p.pending == nil {
-		p.pending = p.c.take()
+	if b := p.c.take(); b != nil { // nil as long as something is pending
+		p.pending = b
 	}
 }
 
@@ -104,6 +105,9 @@ func (p *peer) resume() {
 
 // read parses what the core has written, and checks it.
 func (p *peer) read(b []byte) {
+	if p.mute {
+		return
+	}
 	if p.side == backend && bytes.HasPrefix(b, []byte(h2.ClientPreface)) {
 		b = b[len(h2.ClientPreface):]
 	}
