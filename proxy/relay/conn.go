@@ -80,6 +80,7 @@ type conn struct {
 
 	streams map[uint32]*stream
 	nextID  uint32 // of the stream that we open next
+	takenID uint32 // what nextID was when take gave out last: of later streams the peer knows nothing
 	lastID  uint32 // of the streams that the peer has opened
 
 	leaving  bool // GOAWAY was sent or has come: no more streams
@@ -139,6 +140,7 @@ func (c *conn) take() []byte {
 	c.out = append(c.out, c.acks...)
 	c.acks = c.acks[:0]
 	b := c.out
+	c.takenID = c.nextID
 	c.out, c.spare = c.spare, nil
 	c.writing = true
 	return b
@@ -458,9 +460,10 @@ func (c *conn) end(err error) {
 		c.upstream.lost(c, err)
 	}
 	for _, st := range streams {
-		if c.side == caller {
+		switch {
+		case c.side == caller:
 			st.cancelled(c.core)
-		} else {
+		case st.half[backend].id < c.takenID || !st.again(c.core):
 			st.lost(c.core, err)
 		}
 	}
