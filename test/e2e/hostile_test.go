@@ -233,3 +233,25 @@ func mustDial(t *testing.T, addr string) net.Conn {
 	t.Cleanup(func() { c.Close() })
 	return c
 }
+
+// Callers that say nothing, or not all that comes before the first call, are let go.
+func TestHalfOpenCallers(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, engine{name: configs.EngineRelay})
+	b := w.startBinary()
+	for name, says := range map[string]string{
+		"nothing": "", "half of the preface": http2.ClientPreface[:10], "no SETTINGS": http2.ClientPreface,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			c := mustDial(t, b.calls)
+			if _, err := io.WriteString(c, says); err != nil {
+				t.Fatal(err)
+			}
+			c.SetReadDeadline(time.Now().Add(patience))
+			if _, err := io.Copy(io.Discard, c); errors.Is(err, os.ErrDeadlineExceeded) {
+				t.Error("the connection stays open")
+			}
+		})
+	}
+}
