@@ -32,11 +32,15 @@ func newUnary(t testing.TB) (*world, *unary) {
 		c.fr.WriteData(1, true, make([]byte, 100))
 	})
 	u.response, u.responseIDs = b.framed(func() {
-		b.fr.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, EndHeaders: true,
-			BlockFragment: b.block([]string{":status", "200", "content-type", "application/grpc"})})
+		b.fr.WriteHeaders(http2.HeadersFrameParam{
+			StreamID: 1, EndHeaders: true,
+			BlockFragment: b.block([]string{":status", "200", "content-type", "application/grpc"}),
+		})
 		b.fr.WriteData(1, false, make([]byte, 100))
-		b.fr.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, EndHeaders: true, EndStream: true,
-			BlockFragment: b.block([]string{"grpc-status", "0"})})
+		b.fr.WriteHeaders(http2.HeadersFrameParam{
+			StreamID: 1, EndHeaders: true, EndStream: true,
+			BlockFragment: b.block([]string{"grpc-status", "0"}),
+		})
 	})
 	c.mute, b.mute = true, true
 	return w, u

@@ -37,8 +37,10 @@ func (p *peer) echo() {
 				continue
 			}
 			if a.headers && !a.end {
-				p.fr.WriteHeaders(http2.HeadersFrameParam{StreamID: a.id, EndHeaders: true,
-					BlockFragment: p.block([]string{":status", "200", "content-type", "application/grpc"})})
+				p.fr.WriteHeaders(http2.HeadersFrameParam{
+					StreamID: a.id, EndHeaders: true,
+					BlockFragment: p.block([]string{":status", "200", "content-type", "application/grpc"}),
+				})
 			}
 			if n := min(int64(a.n), st.credit, p.credit); n > 0 {
 				p.fr.WriteData(a.id, false, make([]byte, n))

@@ -121,7 +121,8 @@ func TestNoInstances(t *testing.T) {
 			{"drained", func(in *instance) { in.setWeight(0) }, nil, []string{`service "hello" takes no calls`, "all its instances (1) are drained"}},
 			{"of another version", func(*instance) {}, []string{"lbproxy-version", "7"}, []string{`service "hello" has no instances of version "7"`}},
 			{
-				"drained of this version", func(in *instance) { in.setWeight(0) }, []string{"lbproxy-version", "1.0.0"},
+				"drained of this version", func(in *instance) { in.setWeight(0) },
+				[]string{"lbproxy-version", "1.0.0"},
 				[]string{`all its instances of version "1.0.0" (1) are drained`},
 			},
 		} {
