@@ -16,7 +16,6 @@ func TestCallsGoOnWithoutEtcd(t *testing.T) {
 	onEveryEngine(t, func(t *testing.T, w *world) {
 		etcd := etcdtest.Start(t)
 		w.on(etcd.Endpoint())
-		w.ttl *= 30 // the registration is to outlive the outage
 		one, two := w.startInstance("hello", "", 1), w.startInstance("hello", "", 1)
 		p := w.startProxy(listed("hello"))
 		p.awaitReady("hello", 2)
@@ -50,7 +49,6 @@ func TestProxyStartsBeforeEtcd(t *testing.T) {
 	onEveryEngine(t, func(t *testing.T, w *world) {
 		etcd := etcdtest.Start(t)
 		w.on(etcd.Endpoint())
-		w.ttl *= 30
 		in := w.startInstance("hello", "", 1)
 		etcd.Stop()
 

@@ -15,7 +15,9 @@ import (
 // A process that is killed takes its calls with it, but no later ones; when its lease has run out it is gone.
 func TestKilledInstanceGetsNoCalls(t *testing.T) {
 	onEveryEngine(t, func(t *testing.T, w *world) {
-		stays, killed := w.startInstance("hello", "", 1), w.startInstance("hello", "", 1)
+		stays := w.startInstance("hello", "", 1)
+		w.ttl = shortTTL
+		killed := w.startInstance("hello", "", 1)
 		p := w.startProxy(listed("hello"))
 		p.awaitReady("hello", 2)
 		killed.abandon()
@@ -34,7 +36,9 @@ func TestKilledInstanceGetsNoCalls(t *testing.T) {
 // An instance whose lease has run out gets no calls even if it could answer them.
 func TestExpiredInstanceGetsNoCalls(t *testing.T) {
 	onEveryEngine(t, func(t *testing.T, w *world) {
-		stays, expires := w.startInstance("hello", "", 1), w.startInstance("hello", "", 1)
+		stays := w.startInstance("hello", "", 1)
+		w.ttl = shortTTL
+		expires := w.startInstance("hello", "", 1)
 		p := w.startProxy(listed("hello"))
 		p.awaitReady("hello", 2)
 		expires.abandon()
@@ -153,7 +157,6 @@ func TestDeregistrationInMidStream(t *testing.T) {
 // as it is registered again.
 func TestRestartedInstanceIsUsedAtOnce(t *testing.T) {
 	onEveryEngine(t, func(t *testing.T, w *world) {
-		w.ttl = 20 * time.Second
 		crashed := w.startInstance("hello", "", 1)
 		p := w.startProxy(listed("hello"))
 		p.awaitReady("hello", 1)
