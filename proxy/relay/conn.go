@@ -21,7 +21,7 @@ const (
 	backendStreamWindow  = 1 << 20
 	connWindow           = 16 << 20
 	maxHeaderListSize    = 1 << 20
-	maxConcurrentStreams = 100_000
+	maxConcurrentStreams = 10_000
 	maxContinuations     = 128
 
 	// highWater is how many bytes may stand to be written before calls keep theirs back: a peer that does
