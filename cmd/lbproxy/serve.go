@@ -144,9 +144,7 @@ func (f *serveFlags) serve(cmd *cobra.Command) error {
 		}
 	}
 
-	// The first signal stops gently; from then on signals do what they do by default, and end the process.
-	ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGTERM, syscall.SIGINT)
-	context.AfterFunc(ctx, stop)
+	ctx, stop := untilSignal(cmd.Context())
 	var reloading sync.WaitGroup
 	reloading.Go(func() { reloadAtSIGHUP(ctx, reload, log) }) // both end with ctx
 	if file != nil {
@@ -156,6 +154,34 @@ func (f *serveFlags) serve(cmd *cobra.Command) error {
 	stop()
 	reloading.Wait()
 	return err
+}
+
+// untilSignal returns a context that the first SIGTERM or SIGINT ends, gently. The second does what it does by
+// default, and ends the process.
+func untilSignal(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(ctx)
+	signals := make(chan os.Signal, 2)
+	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
+	done := make(chan struct{})
+	go func() { // ends by the function that is returned
+		for n := 1; ; n++ {
+			select {
+			case s := <-signals:
+				cancel()
+				if n == 2 {
+					signal.Reset(s)
+					_ = syscall.Kill(os.Getpid(), s.(syscall.Signal)) // it cannot fail to reach itself
+				}
+			case <-done:
+				return
+			}
+		}
+	}()
+	return ctx, sync.OnceFunc(func() {
+		signal.Stop(signals)
+		cancel()
+		close(done)
+	})
 }
 
 func reloadAtSIGHUP(ctx context.Context, reload func(), log *zap.Logger) {

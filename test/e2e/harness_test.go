@@ -103,6 +103,14 @@ func onEveryEngine(t *testing.T, story func(t *testing.T, w *world)) {
 	}
 }
 
+// aloneOnEveryEngine tells a story on each engine while no other is told: it needs the machine, or measures it.
+func aloneOnEveryEngine(t *testing.T, story func(t *testing.T, w *world)) {
+	t.Helper()
+	for _, e := range engines {
+		t.Run(e.name, func(t *testing.T) { story(t, newWorld(t, e)) })
+	}
+}
+
 func newWorld(t testing.TB, e engine) *world {
 	t.Helper()
 	etcd, err := sharedEtcd()

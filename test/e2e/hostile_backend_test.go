@@ -90,8 +90,7 @@ var brokenConnections = []struct {
 	}},
 }
 
-func TestHostileBackends(t *testing.T) {
-	t.Parallel()
+func TestHostileBackends(t *testing.T) { // alone: its bystanders' calls have a bound of time
 	w := newWorld(t, engine{name: configs.EngineRelay})
 	w.startInstance("hello", "", 1)
 	p := w.startBinary()

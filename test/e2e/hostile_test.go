@@ -117,8 +117,7 @@ func flood(one func(*peer)) func(*peer) {
 	}
 }
 
-func TestHostileCallers(t *testing.T) {
-	t.Parallel()
+func TestHostileCallers(t *testing.T) { // alone: its bystanders' calls have a bound of time
 	w := newWorld(t, engine{name: configs.EngineRelay})
 	w.startInstance("hello", "", 1)
 	b := w.startBinary()

@@ -27,7 +27,7 @@ import (
 
 // Many streams at a time, all of which converse.
 func TestManyStreams(t *testing.T) {
-	onEveryEngine(t, func(t *testing.T, w *world) {
+	aloneOnEveryEngine(t, func(t *testing.T, w *world) {
 		const connections = 100
 		in := w.startInstance("hello", "", 1)
 		p := w.startBinary()
@@ -74,7 +74,7 @@ func TestManyStreams(t *testing.T) {
 
 // Calls that are cancelled at any moment leave nothing behind: not in the proxy, not at the backend.
 func TestCancelStorm(t *testing.T) {
-	onEveryEngine(t, func(t *testing.T, w *world) {
+	aloneOnEveryEngine(t, func(t *testing.T, w *world) {
 		var running atomic.Int64
 		w.startInstance("hello", "", 1, onHello(func(ctx context.Context) error {
 			running.Add(1)
@@ -125,7 +125,7 @@ func cancelled(cc *grpc.ClientConn, after time.Duration) error {
 
 // Messages much larger than any window go both ways at a time and arrive whole.
 func TestLargeMessagesBothWays(t *testing.T) {
-	onEveryEngine(t, func(t *testing.T, w *world) {
+	aloneOnEveryEngine(t, func(t *testing.T, w *world) {
 		const calls, size = 16, 10 * mebibyte
 		w.startInstance("hello", "", 1, func(b *backend) {
 			b.options = []grpc.ServerOption{
@@ -164,7 +164,7 @@ func echoRaw(_ any, stream grpc.ServerStream) error {
 
 // A backend whose process dies under load takes only the calls with it that it has.
 func TestKilledBackendLosesOnlyItsCalls(t *testing.T) {
-	onEveryEngine(t, func(t *testing.T, w *world) {
+	aloneOnEveryEngine(t, func(t *testing.T, w *world) {
 		const callers = 16
 		w.startInstance("hello", "", 1)
 		victim := startBackendProcess(t)
