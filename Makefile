@@ -1,6 +1,6 @@
 # Shorthands for .ci/run, which holds the commands.
 .DEFAULT_GOAL := help
-.PHONY: help build test e2e race lint fuzz bench image ci
+.PHONY: help build test e2e race lint fuzz bench h2spec image ci
 
 VERSION = $(shell git describe --tags --always --dirty)
 
@@ -27,6 +27,9 @@ fuzz: ## every fuzz target, FUZZTIME=5000x inputs each
 
 bench: ## the benchmarks; compare two outputs with: go tool benchstat OLD NEW
 	go test -run '^$$' -bench . -benchmem ./...
+
+h2spec: ## the relay against h2spec, which is fetched and built
+	LBPROXY_H2SPEC=1 go test -count=1 -run TestH2Spec -v ./test/e2e/
 
 image: ## the container image lbproxy:VERSION
 	docker build --build-arg VERSION=$(VERSION) --tag lbproxy:$(VERSION) .
