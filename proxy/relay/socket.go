@@ -80,8 +80,22 @@ func (k *socket) read() {
 		}
 		c.end(err)
 	})
+	// Closing with input unread would have TCP take back what was written last, such as why the connection ends.
+	_, _ = io.Copy(io.Discard, k.nc) // until the peer or hangUp's deadline ends it
+	k.nc.Close()
 	if k.ended != nil {
 		k.ended()
+	}
+}
+
+// lingerTimeout is how long a peer may take to end a connection that we have ended.
+const lingerTimeout = time.Second
+
+// hangUp ends our side of the connection; the reader sees to the other.
+func (k *socket) hangUp() {
+	k.nc.SetReadDeadline(time.Now().Add(lingerTimeout))
+	if half, ok := k.nc.(interface{ CloseWrite() error }); ok {
+		half.CloseWrite()
 	}
 }
 
@@ -118,12 +132,15 @@ func (k *socket) flush() {
 		s.mu.Unlock()
 		n, err := k.write(b)
 		s.mu.Lock()
-		if err == nil && n < len(b) && !k.closing {
+		if err == nil && n < len(b) {
+			if k.closing {
+				k.nc.SetWriteDeadline(time.Now().Add(flushTimeout))
+			}
 			go k.writeRest(b, n) // ends when it is written, or the connection closes
 			return
 		}
 		c.wrote(b)
-		if err != nil || n < len(b) {
+		if err != nil {
 			c.out = c.out[:0]
 			c.end(err)
 		}
@@ -134,7 +151,7 @@ func (k *socket) flush() {
 		k.nc.SetWriteDeadline(time.Now().Add(flushTimeout))
 	case !k.closed:
 		k.closed = true
-		go k.nc.Close() // waits for the reader, who may wait for the lock
+		k.hangUp()
 	}
 }
 
