@@ -28,7 +28,8 @@ var arrows = map[string][]string{
 	"proxy":                  {"picker", "discovery", "metrics"},
 	"proxy/grpcengine":       {"proxy", "picker"},
 	"proxy/h2":               {},
-	"proxy/relay":            {"proxy", "picker", "proxy/h2"},
+	"proxy/h2/hpack":         {},
+	"proxy/relay":            {"proxy", "picker", "proxy/h2", "metrics"},
 
 	// Around them.
 	"configs":      {"discovery", "picker", "internal/strictyaml"},
