@@ -12,8 +12,8 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
-	"github.com/google/go-cmp/cmp"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/mem"
 	"google.golang.org/grpc/metadata"
@@ -25,8 +25,9 @@ import (
 // An exchange is one call: what its caller and its backend do. Each side keeps a record of all that it can see.
 type exchange struct {
 	name    string
-	sends   metadata.MD // by the caller
-	proxied metadata.MD // what the caller sends in addition where there is a proxy
+	desc    *grpc.StreamDesc // nil: streams both ways
+	sends   metadata.MD      // by the caller
+	proxied metadata.MD      // what the caller sends in addition where there is a proxy
 	options []grpc.CallOption
 	caller  func(*party) // nil: says that nothing comes
 	backend func(*party) error
@@ -54,6 +55,13 @@ func (p *party) noteMetadata(what string, md metadata.MD) {
 	for _, key := range slices.Sorted(maps.Keys(md)) {
 		p.note("%s %s = %q", what, key, md[key])
 	}
+}
+
+// noteDeadline notes how much of the time that every caller gives is left. It is for backends.
+func (p *party) noteDeadline() {
+	deadline, ok := p.stream.Context().Deadline()
+	left := time.Until(deadline)
+	p.note("deadline: %t, less than what the caller gave: %t, but hardly: %t", ok, left < patience, left > patience-patience/4)
 }
 
 // send sends a message. That the call may have ended is for recv to see.
@@ -124,8 +132,8 @@ func (p *party) setTrailer(kv ...string) {
 
 // stage is where exchanges take place: a backend that plays its part in them, and ways to it.
 type stage struct {
-	t       *testing.T
-	w       *world
+	t *testing.T
+	*judge
 	backend *backend
 	proxy   *lbproxy
 	direct  *grpc.ClientConn
@@ -138,7 +146,7 @@ type stage struct {
 
 // newStage makes a stage on which callers call the backend "hello", directly and through a proxy.
 func newStage(t *testing.T, w *world, change ...func(*configs.Config)) *stage {
-	s := &stage{t: t, w: w, backends: make(chan *party, 100)} // more than there are exchanges at a time
+	s := &stage{t: t, judge: newJudge(w.engine), backends: make(chan *party, 100)} // more than there are exchanges at a time
 	in := w.startInstance("hello", "1.0.0", 1, func(b *backend) {
 		b.options = []grpc.ServerOption{
 			grpc.UnknownServiceHandler(s.play), grpc.ForceServerCodecV2(rawCodec{}), grpc.StatsHandler(encodings{}),
@@ -154,7 +162,7 @@ func newStage(t *testing.T, w *world, change ...func(*configs.Config)) *stage {
 }
 
 func (s *stage) dial(addr string) *grpc.ClientConn {
-	return dial(s.t, "passthrough:///"+addr, grpc.WithAuthority("hello"), grpc.WithStatsHandler(encodings{}),
+	return dial(s.t, "passthrough:///"+addr, grpc.WithAuthority("hello"), grpc.WithStatsHandler(encodings{}), grpc.WithUserAgent("e2e"),
 		grpc.WithDefaultCallOptions(grpc.ForceCodecV2(rawCodec{}), grpc.MaxCallRecvMsgSize(128<<20)))
 }
 
@@ -169,11 +177,8 @@ func (s *stage) set(backend func(*party) error) {
 func (s *stage) play(_ any, stream grpc.ServerStream) error {
 	p := &party{t: s.t, stream: stream}
 	md, _ := metadata.FromIncomingContext(stream.Context())
-	md = md.Copy()
-	for _, key := range s.w.engine.alters {
-		delete(md, key)
-	}
 	p.noteMetadata("metadata", md)
+	p.noteDeadline()
 	p.note("encoding %q", *encodingOf(stream.Context()))
 	s.mu.Lock()
 	play := s.playing
@@ -192,8 +197,10 @@ func (s *stage) perform(t *testing.T, e exchange, way *grpc.ClientConn) (caller,
 		md = metadata.Join(md, e.proxied)
 	}
 	ctx := metadata.NewOutgoingContext(s.context(t), md)
-	both := &grpc.StreamDesc{ServerStreams: true, ClientStreams: true}
-	stream, err := way.NewStream(ctx, both, "/e2e.Exchange/Perform", e.options...)
+	if e.desc == nil {
+		e.desc = &grpc.StreamDesc{ServerStreams: true, ClientStreams: true}
+	}
+	stream, err := way.NewStream(ctx, e.desc, "/e2e.Exchange/Perform", e.options...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -219,12 +226,8 @@ func (s *stage) compare(t *testing.T, e exchange) (caller, backend []string) {
 	t.Helper()
 	wantCaller, wantBackend := s.perform(t, e, s.direct)
 	caller, backend = s.perform(t, e, s.proxied)
-	if diff := cmp.Diff(caller, wantCaller); diff != "" {
-		t.Errorf("the caller sees (-through the proxy +without):\n%s", diff)
-	}
-	if diff := cmp.Diff(backend, wantBackend); diff != "" {
-		t.Errorf("the backend sees (-through the proxy +without):\n%s", diff)
-	}
+	s.mustAgree(t, e.name, atCaller, caller, wantCaller)
+	s.mustAgree(t, e.name, atBackend, backend, wantBackend)
 	return caller, backend
 }
 

@@ -13,11 +13,14 @@ import (
 	"google.golang.org/protobuf/types/known/wrapperspb"
 )
 
-// exchanges is everything that calls are made of.
-var exchanges = []struct {
+// scene is an exchange and what there must be to see in it, among other things, in this order.
+type scene struct {
 	exchange
-	callerSees, backendSees []string // among other things, in this order
-}{
+	callerSees, backendSees []string
+}
+
+// exchanges is everything that calls are made of.
+var exchanges = []scene{
 	{
 		exchange: exchange{
 			name: "headers before the first message",
@@ -98,6 +101,65 @@ var exchanges = []struct {
 		},
 		callerSees:  []string{`message ""`, "no more messages: EOF"},
 		backendSees: []string{`message ""`, `message ""`, "no more messages: EOF"},
+	},
+	{
+		exchange: exchange{
+			name:   "unary",
+			desc:   &grpc.StreamDesc{},
+			caller: func(p *party) { p.send("question") },
+			backend: func(p *party) error {
+				p.recvAll()
+				p.send("answer")
+				return nil
+			},
+		},
+		callerSees:  []string{`message "answer"`, "no more messages: EOF"},
+		backendSees: []string{`message "question"`, "no more messages: EOF"},
+	},
+	{
+		exchange: exchange{
+			name:   "server streaming",
+			desc:   &grpc.StreamDesc{ServerStreams: true},
+			caller: func(p *party) { p.send("question") },
+			backend: func(p *party) error {
+				p.recvAll()
+				for range 3 {
+					p.send("answer")
+				}
+				return status.Error(codes.OutOfRange, "that was all")
+			},
+		},
+		callerSees:  []string{`message "answer"`, `message "answer"`, `message "answer"`, "no more messages: rpc error: code = OutOfRange"},
+		backendSees: []string{`message "question"`, "no more messages: EOF"},
+	},
+	{
+		exchange: exchange{
+			name:   "client streaming",
+			desc:   &grpc.StreamDesc{ClientStreams: true},
+			caller: func(p *party) { p.send("one"); p.send("two"); p.closeSend() },
+			backend: func(p *party) error {
+				p.recvAll()
+				p.send("answer")
+				return nil
+			},
+		},
+		callerSees:  []string{`message "answer"`, "no more messages: EOF"},
+		backendSees: []string{`message "one"`, `message "two"`, "no more messages: EOF"},
+	},
+	{
+		exchange:    echoed("messages larger than any window", fiveMebibytes),
+		callerSees:  []string{"message of 5242880 bytes", "no more messages: EOF"},
+		backendSees: []string{"message of 5242880 bytes", "no more messages: EOF"},
+	},
+	{
+		exchange:    echoed("large messages in gzip", fiveMebibytes[:1<<20], grpc.UseCompressor(gzip.Name)),
+		callerSees:  []string{"message of 1048576 bytes", `encoding "gzip"`},
+		backendSees: []string{`encoding "gzip"`, "message of 1048576 bytes"},
+	},
+	{
+		exchange:    echoed("empty messages in gzip", "", grpc.UseCompressor(gzip.Name)),
+		callerSees:  []string{`message ""`, `encoding "gzip"`},
+		backendSees: []string{`encoding "gzip"`, `message ""`},
 	},
 	{
 		exchange: exchange{
@@ -276,6 +338,48 @@ var exchanges = []struct {
 	},
 }
 
+// echoed is an exchange of one message, unary, that comes back as it went.
+func echoed(name, message string, options ...grpc.CallOption) exchange {
+	return exchange{
+		name: name, desc: &grpc.StreamDesc{}, options: options,
+		caller: func(p *party) { p.send(message) },
+		backend: func(p *party) error {
+			p.recvAll()
+			p.send(message)
+			return nil
+		},
+	}
+}
+
+// statuses is an exchange for each code that gRPC knows, with and without headers before it.
+func statuses() (all []scene) {
+	for code := codes.Canceled; code <= codes.Unauthenticated; code++ {
+		for _, header := range []bool{false, true} {
+			all = append(all, scene{
+				exchange: exchange{
+					name: fmt.Sprintf("status %s, headers before it: %t", code, header),
+					backend: func(p *party) error {
+						if header {
+							p.sendHeader("early", "yes")
+						}
+						p.setTrailer("why", "because")
+						s, err := status.New(code, "the backend's own").WithDetails(durationpb.New(7))
+						if err != nil {
+							return err
+						}
+						return s.Err()
+					},
+				},
+				callerSees: []string{
+					fmt.Sprintf("no more messages: rpc error: code = %s desc = the backend's own", code),
+					"trailer grpc-status-details-bin", "trailer why",
+				},
+			})
+		}
+	}
+	return all
+}
+
 // compressed is an exchange of two messages in the encodings that each side prefers.
 func compressed(name, asked, answered string) exchange {
 	e := exchange{
@@ -295,6 +399,8 @@ func compressed(name, asked, answered string) exchange {
 	}
 	return e
 }
+
+var fiveMebibytes = strings.Repeat("01234", 1<<20)
 
 var everyByte = func() string {
 	var b []byte

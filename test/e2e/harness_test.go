@@ -34,15 +34,14 @@ import (
 
 // engines are those that every story is told on.
 var engines = []engine{
-	{name: configs.EngineRelay},
-	{name: configs.EngineGRPCProxy, alters: []string{"grpc-accept-encoding", "user-agent"}},
+	{name: configs.EngineRelay, differs: differencesOfRelay},
+	{name: configs.EngineGRPCProxy, differs: differencesOfGRPCProxy},
 }
 
-// engine is one by its name in the configuration. Alters is the request headers that, as its package doc
-// admits, do not reach the backend as the caller sent them.
+// engine is one by its name in the configuration, and what can be seen of it.
 type engine struct {
-	name   string
-	alters []string
+	name    string
+	differs []difference
 }
 
 // patience bounds every wait for something that must happen.

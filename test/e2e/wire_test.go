@@ -42,7 +42,7 @@ func TestProxyCannotBeSeenOnTheWire(t *testing.T) {
 type answer struct {
 	Status          int
 	Header, Trailer http.Header
-	Body            []byte
+	Body            string // as shown
 }
 
 // post makes a call of one message to "hello" at addr.
@@ -78,5 +78,5 @@ func post(ctx context.Context, addr, method string, md metadata.MD, message []by
 	}
 	defer resp.Body.Close()
 	body, err := io.ReadAll(resp.Body)
-	return answer{resp.StatusCode, resp.Header, resp.Trailer, body}, err
+	return answer{resp.StatusCode, resp.Header, resp.Trailer, shown(body)}, err
 }
