@@ -29,7 +29,7 @@ bench: ## the benchmarks; compare two outputs with: go tool benchstat OLD NEW
 	go test -run '^$$' -bench . -benchmem ./...
 
 h2spec: ## the relay against h2spec, which is fetched and built
-	LBPROXY_H2SPEC=1 go test -count=1 -run TestH2Spec -v ./test/e2e/
+	@.ci/run h2spec
 
 image: ## the container image lbproxy:VERSION
 	docker build --build-arg VERSION=$(VERSION) --tag lbproxy:$(VERSION) .

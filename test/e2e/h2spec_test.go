@@ -26,8 +26,8 @@ const (
 // The relay is a server as RFC 9113 and RFC 7541 want it, by the judgement of h2spec. The reference engine's
 // library, not ours, is what h2spec would judge there.
 //
-// Run it with make h2spec: it fetches what the module does not need otherwise, and h2spec's own timeouts want the
-// machine for themselves.
+// It has a step of its own in .ci/run: it fetches what the module does not need otherwise, and h2spec's own timeouts
+// want the machine for themselves.
 func TestH2Spec(t *testing.T) {
 	if os.Getenv("LBPROXY_H2SPEC") == "" {
 		t.Skip("set LBPROXY_H2SPEC=1 to fetch, build and run h2spec")
@@ -55,10 +55,8 @@ func TestH2Spec(t *testing.T) {
 	for _, f := range failed {
 		t.Error(f)
 	}
-	if passed != h2specCases {
-		t.Errorf("%d cases passed, want %d", passed, h2specCases)
-	}
-	if err != nil && len(failed) == 0 {
+	t.Logf("h2spec %s: %d of %d cases pass", h2specVersion, passed, h2specCases)
+	if len(failed) == 0 && (passed != h2specCases || err != nil) {
 		t.Errorf("h2spec ends by %v\n%s", err, out)
 	}
 }
@@ -68,8 +66,7 @@ func boundTo(service string) func(*configs.Config) {
 	return func(cfg *configs.Config) { cfg.Listeners[0].Service = service }
 }
 
-// buildH2Spec returns the path of h2spec, built in a throwaway module. Only on a developer's machine may it be
-// out of reach.
+// buildH2Spec returns the path of h2spec, built in a throwaway module.
 func buildH2Spec(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -83,15 +80,9 @@ func buildH2Spec(t *testing.T) string {
 		cmd := exec.CommandContext(t.Context(), "go", args...)
 		cmd.Dir = dir
 		cmd.Env = append(os.Environ(), "GOFLAGS=-mod=mod", "GOWORK=off")
-		out, err := cmd.CombinedOutput()
-		if err == nil {
-			continue
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("go %s: %v; h2spec comes from the module proxy, is there a network?\n%s", args[0], err, out)
 		}
-		why := fmt.Sprintf("go %s: %v; h2spec comes from the module proxy, is there a network?\n%s", args[0], err, out)
-		if os.Getenv("CI") == "true" {
-			t.Fatal(why)
-		}
-		t.Skip(why)
 	}
 	return filepath.Join(dir, "h2spec")
 }
