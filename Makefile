@@ -1,11 +1,11 @@
 # Shorthands for .ci/run, which holds the commands.
 .DEFAULT_GOAL := help
-.PHONY: help build test e2e race lint fuzz bench h2spec image ci
+.PHONY: help build test e2e race lint fuzz bench gobench h2spec image ci
 
 VERSION = $(shell git describe --tags --always --dirty)
 
 help: ## what there is
-	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "  make %-6s  %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "  make %-7s  %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 build: ## the binaries, into bin/
 	@.ci/run build
@@ -25,7 +25,10 @@ lint: ## formatting, go vet, staticcheck, go.mod
 fuzz: ## every fuzz target, FUZZTIME=5000x inputs each
 	@.ci/run fuzz
 
-bench: ## the benchmarks; compare two outputs with: go tool benchstat OLD NEW
+bench: ## lbproxy beside nginx, HAProxy and nghttpx, into docs/benchmarks.md: ten quiet minutes, see bench/README.md
+	go run ./bench -o docs/benchmarks.md -json bin/benchmarks.json $(BENCHFLAGS)
+
+gobench: ## the benchmarks of packages; compare two outputs with: go tool benchstat OLD NEW
 	go test -run '^$$' -bench . -benchmem ./...
 
 h2spec: ## the relay against h2spec, which is fetched and built

@@ -47,6 +47,7 @@ var arrows = map[string][]string{
 	"cmd/lbproxy-dev": {
 		"internal/app", "internal/embedetcd", "configs", "discovery", "discovery/grpcresolver", "proxy", "picker", "metrics",
 	},
+	"bench":    {},
 	"test":     {},
 	"test/e2e": {},
 }
@@ -58,6 +59,7 @@ var confined = map[string][]string{
 	"github.com/mwitkow/grpc-proxy/":   {"proxy/grpcengine"}, // the policy knows no engine
 	"github.com/goccy/go-yaml/":        {"internal/strictyaml", "configs"},
 	"github.com/spf13/cobra/":          {"cmd/lbproxy", "cmd/lbproxy-dev"},
+	"github.com/HdrHistogram/":         {"bench"},
 	"google.golang.org/grpc/examples/": {"cmd/lbproxy-dev"},
 	"google.golang.org/grpc/interop/":  {},
 	"github.com/google/go-cmp/":        {},
