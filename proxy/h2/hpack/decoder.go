@@ -23,9 +23,11 @@ func (d *Decoder) Decode(dst []Field, block []byte, maxSize uint32) (fields []Fi
 	sum, limit := uint64(0), tooLarge*uint64(maxSize)
 	for len(block) > 0 {
 		var f *Field
-		if block[0] >= 0x80 { // indexed (section 6.1)
-			var i uint64
-			if i, block, err = readInt(block, 7); err != nil {
+		if b := block[0]; b >= 0x80 { // indexed (section 6.1)
+			i := uint64(b & 0x7f)
+			if i < 0x7f { // what readInt does, without the call
+				block = block[1:]
+			} else if i, block, err = readInt(block, 7); err != nil {
 				return dst, saturated(sum), err
 			}
 			if f = d.table.at(i); f == nil {
@@ -41,7 +43,9 @@ func (d *Decoder) Decode(dst []Field, block []byte, maxSize uint32) (fields []Fi
 			return dst, saturated(sum), ErrTooLarge
 		}
 		if sum <= uint64(maxSize) {
-			dst = append(dst, *f)
+			dst = append(dst, Field{})
+			to := &dst[len(dst)-1] // by parts, as the compiler copies the whole twice, and slowly
+			to.Name, to.Value, to.Sensitive, to.hash = f.Name, f.Value, f.Sensitive, f.hash
 		}
 	}
 	return dst, saturated(sum), nil
