@@ -84,6 +84,26 @@ func (p pair) pass(want ...hpack.Field) []byte {
 	return block
 }
 
+// A hash that is another field's costs time at most.
+func TestAFieldThatWasChangedIsEncodedAsItIs(t *testing.T) {
+	from, to := newPair(t), newPair(t)
+	timeout := hpack.Field{Name: "grpc-timeout", Value: "10S"}
+	for range 2 {
+		from.pass(timeout)
+	}
+	got, _, err := from.d.Decode(nil, from.pass(timeout), 1000)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range 500 {
+		to.pass(got[0])
+		changed := got[0]
+		changed.Value = fmt.Sprint(i)
+		to.pass(changed)
+		to.pass(timeout)
+	}
+}
+
 func TestEvictsTheOldest(t *testing.T) {
 	p := newPair(t)
 	field := func(i int) hpack.Field { return hpack.Field{Name: "n", Value: fmt.Sprintf("%07d", i)} } // 40 bytes

@@ -1,5 +1,7 @@
 package hpack
 
+import "encoding/binary"
+
 // eos is the symbol that only padding is made of (section 5.2).
 const eos = 256
 
@@ -100,13 +102,21 @@ func appendHuffed(dst []byte, s string) []byte {
 // appendUnhuffed appends what src stands for. It is not ok if src has a code that is cut short or is EOS, or
 // padding of a whole byte or of other bits than ones.
 func appendUnhuffed(dst, src []byte) (_ []byte, ok bool) {
-	var bits uint64 // the high n are still to be understood, the others are 0
+	var bits uint64 // the high n are still to be understood; the others are 0 or what src goes on with
 	n := uint8(0)
 	for {
-		for n <= 56 && len(src) > 0 {
-			bits |= uint64(src[0]) << (56 - n)
-			src = src[1:]
-			n += 8
+		if n < maxCodeLen {
+			if len(src) >= 8 {
+				bits |= binary.BigEndian.Uint64(src) >> n
+				taken := (64 - n) / 8
+				src = src[taken:]
+				n += 8 * taken
+			}
+			for n <= 56 && len(src) > 0 {
+				bits |= uint64(src[0]) << (56 - n)
+				src = src[1:]
+				n += 8
+			}
 		}
 		code := huffman.short[bits>>56]
 		symbol, length := uint16(code.symbol), code.length
