@@ -23,6 +23,7 @@ type bench struct {
 	*options
 	bin      *binaries
 	backends []*backend
+	patience time.Duration // what is left of the time to wait for quiet
 }
 
 // compare measures every scenario through every proxy, round after round: what changes on the machine over time
@@ -40,7 +41,7 @@ func (o *options) compare(ctx context.Context) (*report, error) {
 	if err != nil {
 		return nil, err
 	}
-	b := &bench{options: o, bin: bin}
+	b := &bench{options: o, bin: bin, patience: o.quietWait}
 	defer b.stopBackends()
 	for range backendCount {
 		backend, err := startBackend()
@@ -74,7 +75,7 @@ func (b *bench) stopBackends() {
 	}
 }
 
-// measureQuietly measures until others have left the machine alone, some times at most, and returns the least
+// measureQuietly measures until others have left the machine alone, if its patience lasts, and returns the least
 // disturbed measurement. One with errors is not tried again: they are a result.
 func (b *bench) measureQuietly(ctx context.Context, p proxy, s scenario) (measurement, error) {
 	var best measurement
@@ -89,21 +90,17 @@ func (b *bench) measureQuietly(ctx context.Context, p proxy, s scenario) (measur
 		if attempt == 0 || !m.valid() || m.OtherCPU < best.OtherCPU {
 			best = m
 		}
-		if !m.valid() || b.quiet == 0 || m.OtherCPU <= b.quiet {
+		if !m.valid() || b.quiet == 0 || m.OtherCPU <= b.quiet || b.patience <= 0 {
 			break
 		}
+		b.patience -= b.warmup + b.duration
 	}
 	return best, nil
 }
 
-// waitForQuiet waits until little enough of the machine is used, for as long as it may.
+// waitForQuiet waits until others use little enough of the machine, for as long as its patience lasts.
 func (b *bench) waitForQuiet(ctx context.Context) error {
-	if b.quiet == 0 {
-		return nil
-	}
-	ctx, cancel := context.WithTimeout(ctx, b.quietWait)
-	defer cancel()
-	for ctx.Err() == nil {
+	for b.quiet > 0 && b.patience > 0 && ctx.Err() == nil {
 		before, cores, err := machineCPU()
 		if err != nil {
 			return err
@@ -117,6 +114,7 @@ func (b *bench) waitForQuiet(ctx context.Context) error {
 		if 100*(after-before).Seconds() <= b.quiet*time.Since(start).Seconds()*float64(cores) {
 			break
 		}
+		b.patience -= glance
 	}
 	return nil
 }

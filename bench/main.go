@@ -79,9 +79,9 @@ func (o *options) parse(args []string) error {
 	flags.DurationVar(&o.warmup, "warmup", 500*time.Millisecond, "load before each measurement")
 	flags.DurationVar(&o.duration, "duration", 2500*time.Millisecond, "how long each measurement takes")
 	flags.Float64Var(&o.quiet, "quiet", 15, "the `percentage` of the machine that processes of others may use; 0 for any")
-	flags.DurationVar(&o.quietWait, "quiet-wait", 20*time.Second, "how long to wait for that before each measurement")
-	flags.StringVar(&o.peers, "peers", "debian", "nginx, HAProxy and nghttpx: `debian` fetches their packages, path finds them in PATH,"+
-		" none leaves them out, and a directory is the root of packages already unpacked")
+	flags.DurationVar(&o.quietWait, "quiet-wait", 5*time.Minute, "how long to wait for that, and to repeat what was disturbed, in all")
+	flags.StringVar(&o.peers, "peers", "debian", "`where` nginx, HAProxy and nghttpx come from: debian fetches their packages,"+
+		" path finds them in PATH, none leaves them out, and a directory is the root of packages already unpacked")
 	flags.StringVar(&o.lbproxy, "lbproxy", "", "an lbproxy to measure in place of the one built from this tree")
 	flags.StringVar(&o.table, "o", "", "`file` for the tables; empty for standard output")
 	flags.StringVar(&o.raw, "json", "", "`file` for every single measurement; empty for none")

@@ -3,6 +3,8 @@
 package main
 
 import (
+	"bytes"
+	"fmt"
 	"os"
 	"os/exec"
 	"syscall"
@@ -99,9 +101,16 @@ func TestProcessTree(t *testing.T) {
 		t.Errorf("got %v, want %d first", tree, p.pid())
 	}
 	p.stop()
-	for { // until whoever has inherited sleep has taken note of its end
-		if _, err := processCPU(tree[1]); err != nil {
-			break
-		}
+	for running(tree[1]) { // until the signal has come
 	}
+}
+
+// running is whether there is more of pid than a note for its parent that it has ended.
+func running(pid int) bool {
+	line, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return false
+	}
+	_, rest, _ := bytes.Cut(line, []byte(") "))
+	return len(rest) > 0 && rest[0] != 'Z' && rest[0] != 'X'
 }

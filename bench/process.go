@@ -26,8 +26,7 @@ const (
 // process is a program that runs beside this one until stop.
 type process struct {
 	cmd   *exec.Cmd
-	ended chan struct{} // closed when it has ended; err is then why
-	err   error
+	ended chan struct{} // closed when it has ended; cmd.ProcessState then says how
 }
 
 // apart are the attributes of a process that is the first of a group of its own. A Ctrl-C at the terminal does not
@@ -44,7 +43,7 @@ func start(cmd *exec.Cmd) (*process, error) {
 	}
 	p := &process{cmd: cmd, ended: make(chan struct{})}
 	go func() { // ends with the process, see stop
-		p.err = cmd.Wait()
+		cmd.Wait()
 		close(p.ended)
 	}()
 	return p, nil
@@ -75,7 +74,7 @@ func (p *process) untilListening(ctx context.Context, address netip.AddrPort) er
 		}
 		select {
 		case <-p.ended:
-			return fmt.Errorf("it ended at its start: %w", p.err)
+			return fmt.Errorf("it ended at its start: %v", p.cmd.ProcessState)
 		case <-ctx.Done():
 			return fmt.Errorf("it does not listen at %s: %w", address, err)
 		case <-time.After(10 * time.Millisecond):

@@ -78,8 +78,11 @@ func (m measurement) line(s scenario) string {
 	case s.Kind == idle:
 		return text + fmt.Sprintf("%s kB per connection", number(m.IdleRSS/1e3))
 	}
-	return text + fmt.Sprintf("CPU %s µs per %s, p50 %s µs, p99 %s µs, %s %s per second, others use %.0f %%", number(m.cost(s)),
-		s.Unit, number(m.P50Micros), number(m.P99Micros), number(s.units(m)/m.Seconds), s.plural(), m.OtherCPU)
+	if m.PeakRSS > 0 { // there is a proxy
+		text += fmt.Sprintf("CPU %s µs per %s, ", number(m.cost(s)), s.Unit)
+	}
+	return text + fmt.Sprintf("p50 %s µs, p99 %s µs, %s %s per second, others use %.0f %%",
+		number(m.P50Micros), number(m.P99Micros), number(s.units(m)/m.Seconds), s.plural(), m.OtherCPU)
 }
 
 func (r *report) writeJSON(out io.Writer) error {
@@ -163,9 +166,11 @@ func (r *report) ratios(page *bytes.Buffer) {
 		}
 		row := []string{s.Name}
 		for _, other := range others {
-			for _, what := range []metric{cpu, p50} {
-				row = append(row, ratio(r.stat(s, subject, what), r.stat(s, other, what)))
+			latency := "–" // from one message of a download to the next: of no use for a comparison
+			if s.Kind != download {
+				latency = ratio(r.stat(s, subject, p50), r.stat(s, other, p50))
 			}
+			row = append(row, ratio(r.stat(s, subject, cpu), r.stat(s, other, cpu)), latency)
 		}
 		rows = append(rows, row)
 	}
@@ -187,10 +192,10 @@ func (r *report) results(page *bytes.Buffer, s scenario) {
 	columns := []metric{idleMem}
 	if s.Kind != idle {
 		columns = []metric{
-			{"CPU µs per " + s.Unit, cpu.value},
-			{"p50 µs", p50.value},
-			{"p99 µs", func(_ scenario, m measurement) float64 { return m.P99Micros }},
-			{s.plural() + " per second", func(s scenario, m measurement) float64 { return s.units(m) / m.Seconds }},
+			{"CPU µs per " + s.Unit, true, cpu.value},
+			{"p50 µs", false, p50.value},
+			{"p99 µs", false, func(_ scenario, m measurement) float64 { return m.P99Micros }},
+			{s.plural() + " per second", false, func(s scenario, m measurement) float64 { return s.units(m) / m.Seconds }},
 			peakMem,
 		}
 	}
@@ -205,11 +210,11 @@ func (r *report) results(page *bytes.Buffer, s scenario) {
 		}
 		row := []string{p.Name}
 		for _, column := range columns {
-			cell := r.stat(s, p.Name, column).String()
-			if p.program == "" && slices.Contains([]string{"CPU µs per " + s.Unit, peakMem.title}, column.title) {
-				cell = "–" // there is no proxy
+			if column.ofProxy && p.program == "" {
+				row = append(row, "–")
+			} else {
+				row = append(row, r.stat(s, p.Name, column).String())
 			}
-			row = append(row, cell)
 		}
 		rows = append(rows, append(row, fmt.Sprintf("%d of %d", r.stat(s, p.Name, cpu).rounds, r.Rounds)))
 	}
