@@ -269,11 +269,17 @@ func get(t testing.TB, url string) (code int, body string) {
 }
 
 // service is what the admin API says of a service.
-func (p *lbproxy) service(name string) (s proxy.ServiceStatus) {
+func (p *lbproxy) service(name string) proxy.ServiceStatus {
 	p.t.Helper()
-	if code, body := p.admin("/services/" + name); code == http.StatusOK {
+	return getService(p.t, p.AdminAddr(), name)
+}
+
+// getService gets what the admin API says of a service; nothing if it is not watched.
+func getService(t testing.TB, admin, name string) (s proxy.ServiceStatus) {
+	t.Helper()
+	if code, body := get(t, "http://"+admin+"/services/"+name); code == http.StatusOK {
 		if err := json.Unmarshal([]byte(body), &s); err != nil {
-			p.t.Fatal(err)
+			t.Fatal(err)
 		}
 	}
 	return s
@@ -307,8 +313,13 @@ func parseMetrics(t testing.TB, page string) map[string]float64 {
 // awaitReady waits until the proxy is connected to n instances of a service, and nothing else is left of it.
 func (p *lbproxy) awaitReady(service string, n int) {
 	p.t.Helper()
-	await(p.t, fmt.Sprintf("%d ready instances of %s", n, service), func() bool {
-		instances := p.service(service).Instances
+	awaitReady(p.t, p.AdminAddr(), service, n)
+}
+
+func awaitReady(t testing.TB, admin, service string, n int) {
+	t.Helper()
+	await(t, fmt.Sprintf("%d ready instances of %s", n, service), func() bool {
+		instances := getService(t, admin, service).Instances
 		for _, in := range instances {
 			if in.State != picker.Ready.String() {
 				return false

@@ -158,13 +158,22 @@ func TestCallersThatDoNotSpeakHTTP2(t *testing.T) {
 	}
 }
 
-// harmsNobodyElse lets a hostile peer act while another caller makes calls, on connections old and new, which must
-// all succeed, and soon; the process must not grow.
+// harmsNobodyElse lets a hostile peer act. Meanwhile other callers' calls must succeed, and the process must not grow.
 func (p *process) harmsNobodyElse(t *testing.T, act func()) {
+	t.Helper()
+	before := p.resetPeak(t)
+	p.serves(t, act)
+	if grown := p.peak(t) - before; grown > hostileGrowth {
+		t.Errorf("the process has grown by %d MiB", grown/mebibyte)
+	}
+}
+
+// serves does something while another caller makes calls, on connections old and new, which must all succeed, and
+// soon.
+func (p *process) serves(t *testing.T, while func()) {
 	t.Helper()
 	cc := p.dial(t)
 	greet(t, cc, 1)
-	before := p.resetPeak(t)
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan struct{})
 	go func() { // ends by cancel
@@ -177,7 +186,7 @@ func (p *process) harmsNobodyElse(t *testing.T, act func()) {
 			time.Sleep(time.Millisecond) // a caller, not a load
 		}
 	}()
-	act()
+	while()
 	cancel()
 	<-ended
 	if err := greetSoon(p.dial(t)); err != nil {
@@ -185,9 +194,6 @@ func (p *process) harmsNobodyElse(t *testing.T, act func()) {
 	}
 	if p.hasExited() {
 		t.Fatal("the process has ended")
-	}
-	if grown := p.peak(t) - before; grown > hostileGrowth {
-		t.Errorf("the process has grown by %d MiB", grown/mebibyte)
 	}
 }
 

@@ -195,42 +195,6 @@ func TestBackendComesBack(t *testing.T) {
 	})
 }
 
-// All instances are replaced, one after the other, under load: each is deregistered, then stopped gracefully.
-// No call fails.
-func TestRollingRestartLosesNoCall(t *testing.T) {
-	onEveryEngine(t, func(t *testing.T, w *world) {
-		work := onHello(func(ctx context.Context) error {
-			select {
-			case <-time.After(5 * time.Millisecond): // what a call takes
-				return nil
-			case <-ctx.Done():
-				return ctx.Err()
-			}
-		})
-		var instances []*instance
-		for range 3 {
-			instances = append(instances, w.startInstance("hello", "", 1, work))
-		}
-		p := w.startProxy(listed("hello"))
-		p.awaitReady("hello", 3)
-		load := p.startLoad("hello", 8)
-		for range 5 {
-			for i, old := range instances {
-				old.deregister()
-				old.GracefulStop()
-				<-old.ended
-				instances[i] = w.register(startBackend(t, work, at(old.addr)), "hello", "", 1)
-				p.awaitReady("hello", 3)
-			}
-		}
-		calls, err := load.stop()
-		if err != nil {
-			t.Errorf("one of %d calls fails: %v", calls, err)
-		}
-		t.Logf("%d calls", calls)
-	})
-}
-
 // Servers that end each connection after some time, gracefully, lose no call.
 func TestConnectionsThatEndLoseNoCall(t *testing.T) {
 	onEveryEngine(t, func(t *testing.T, w *world) {

@@ -4,6 +4,9 @@ import (
 	"context"
 	"sync"
 	"sync/atomic"
+	"testing"
+
+	"google.golang.org/grpc"
 )
 
 // load is callers that make one unary call after the other.
@@ -16,10 +19,15 @@ type load struct {
 
 // startLoad starts n callers of a service, on one connection. They go on until stopped.
 func (p *lbproxy) startLoad(service string, n int) *load {
+	return startLoad(p.t, n, p.dial(service))
+}
+
+// startLoad starts n callers on each connection. They go on until stopped.
+func startLoad(t testing.TB, n int, ccs ...*grpc.ClientConn) *load {
 	ctx, cancel := context.WithCancel(context.Background())
 	l := &load{cancel: cancel}
-	cc := p.dial(service)
-	for range n {
+	for i := range n * len(ccs) {
+		cc := ccs[i%len(ccs)]
 		l.callers.Go(func() { // ends by stop
 			for ctx.Err() == nil {
 				if _, err := sayHello(context.WithoutCancel(ctx), cc); err != nil {
@@ -29,7 +37,7 @@ func (p *lbproxy) startLoad(service string, n int) *load {
 			}
 		})
 	}
-	p.t.Cleanup(func() { l.stop() })
+	t.Cleanup(func() { l.stop() })
 	return l
 }
 

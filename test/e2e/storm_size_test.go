@@ -5,5 +5,5 @@ package e2e
 // How large the storms are.
 const (
 	stormStreams = 10_000
-	stormCancels = 20_000
+	stormCancels = 100_000
 )
