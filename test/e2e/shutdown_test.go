@@ -100,6 +100,7 @@ func TestCallsThatOutliveTheDrainTimeout(t *testing.T) {
 		stream := p.converse(within(t), "hello")
 		p.mustAsk(stream)
 		silent := p.converse(within(t), "hello") // nothing has been said yet
+		await(t, "calls at the proxy", func() bool { return p.service("hello").InFlight == 3 })
 
 		start := time.Now()
 		p.term()
