@@ -29,9 +29,23 @@ type Config struct {
 	Discovery Discovery          `yaml:"discovery"`
 	Services  map[string]Service `yaml:"services"` // watched from the start; all others are watched on demand
 	Routes    []Route            `yaml:"routes"`   // the first that matches wins
+	Relay     Relay              `yaml:"relay"`
 	// DrainTimeout bounds how long running calls may take to end when the proxy stops.
 	DrainTimeout time.Duration `yaml:"drain_timeout"`
 	Log          Log           `yaml:"log"`
+}
+
+// Relay dimensions the engine of that name, and bounds what its peers can make it hold and do.
+type Relay struct {
+	Workers                int           `yaml:"workers"`                  // cores for the data path; 0: one for every four, at most eight
+	MemoryMiB              int           `yaml:"memory_mib"`               // that calls may have it hold
+	MaxConnectionAge       time.Duration `yaml:"max_connection_age"`       // of callers' connections; 0 for no limit
+	MaxEndpointConnections int           `yaml:"max_endpoint_connections"` // by worker
+	MaxStreams             int           `yaml:"max_streams"`              // on a caller's connection at a time
+	MaxHeaderListKiB       int           `yaml:"max_header_list_kib"`      // of a field block
+	MaxGlitches            int           `yaml:"max_glitches"`             // useless frames on end, or resets, in ten seconds
+	MaxUnreadMiB           int           `yaml:"max_unread_mib"`           // that wait for a peer that does not read
+	HandshakeTimeout       time.Duration `yaml:"handshake_timeout"`        // until a caller has said what it speaks
 }
 
 // Listener is where callers reach the proxy.
@@ -86,7 +100,14 @@ type Service struct {
 	Policy      string        `yaml:"policy"`       // see [picker.ValidatePolicy]
 	Version     string        `yaml:"version"`      // of instances, for calls that name none themselves; empty for all
 	WaitTimeout time.Duration `yaml:"wait_timeout"` // how long a call may wait for a ready endpoint
+	Keepalive   Keepalive     `yaml:"keepalive"`
 	_           struct{}      `yaml:"tls" reserved:"TLS to the backends is not built yet and this key is kept for it; remove it"`
+}
+
+// Keepalive is how backends that say nothing while calls run are found dead by HTTP/2 PINGs. The relay's.
+type Keepalive struct {
+	Time    time.Duration `yaml:"time"`    // of silence, after which a PING asks; 0 for never
+	Timeout time.Duration `yaml:"timeout"` // for the answer
 }
 
 // Route leads calls that meet all its conditions to a service. It has one condition at least.
@@ -115,12 +136,16 @@ func Default() *Config {
 // withoutSource is Default but for discovery.etcd, which is there only when nothing else is configured.
 func withoutSource() *Config {
 	return &Config{
-		Engine:       EngineGRPCProxy,
-		Listeners:    []Listener{{Address: "127.0.0.1:7070"}},
-		Admin:        Admin{Address: "127.0.0.1:7071"},
-		Discovery:    Discovery{IdleRelease: 10 * time.Minute, MaxOnDemand: 1024},
-		Services:     map[string]Service{}, // not nil, as with "services: {}": Reload tells no change between the two
-		Routes:       []Route{},
+		Engine:    EngineRelay,
+		Listeners: []Listener{{Address: "127.0.0.1:7070"}},
+		Admin:     Admin{Address: "127.0.0.1:7071"},
+		Discovery: Discovery{IdleRelease: 10 * time.Minute, MaxOnDemand: 1024},
+		Services:  map[string]Service{}, // not nil, as with "services: {}": Reload tells no change between the two
+		Routes:    []Route{},
+		Relay: Relay{
+			MemoryMiB: 256, MaxEndpointConnections: 4, MaxStreams: 10_000, MaxHeaderListKiB: 1024,
+			MaxGlitches: 10_000, MaxUnreadMiB: 16, HandshakeTimeout: 10 * time.Second,
+		},
 		DrainTimeout: 30 * time.Second,
 		Log:          Log{Level: "info", Format: "json"},
 	}
@@ -136,7 +161,9 @@ func (s *Service) SetDefaults() { *s = DefaultService() }
 
 // DefaultService returns the settings of services that are not listed.
 func DefaultService() Service {
-	return Service{Policy: picker.WeightedRoundRobin, WaitTimeout: time.Second}
+	return Service{
+		Policy: picker.WeightedRoundRobin, WaitTimeout: time.Second, Keepalive: Keepalive{Timeout: 20 * time.Second},
+	}
 }
 
 // Load reads and checks the configuration in the file at path. The error holds everything that is wrong with

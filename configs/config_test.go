@@ -47,12 +47,22 @@ discovery:
   idle_release: 1h
   max_on_demand: 5
 services:
-  hello: {policy: least_request, version: "1.0.0", wait_timeout: 250ms}
+  hello: {policy: least_request, version: "1.0.0", wait_timeout: 250ms, keepalive: {time: 1m, timeout: 10s}}
   1.0: {}
 routes:
   - {method: /helloworld.Greeter/, service: hello}
   - {authority: greeter.internal, service: hello, version: "2.0.0"}
   - {headers: {x-team: blue, x-n: "1"}, method: /a.B/C, service: hello-blue}
+relay:
+  workers: 2
+  memory_mib: 64
+  max_connection_age: 1h
+  max_endpoint_connections: 1
+  max_streams: 100
+  max_header_list_kib: 16
+  max_glitches: 1000
+  max_unread_mib: 1
+  handshake_timeout: 1s
 drain_timeout: 1m
 log: {level: debug, format: console}
 `
@@ -74,13 +84,22 @@ func wantEveryKey() *configs.Config {
 			IdleRelease: time.Hour, MaxOnDemand: 5,
 		},
 		Services: map[string]configs.Service{
-			"hello": {Policy: "least_request", Version: "1.0.0", WaitTimeout: 250 * time.Millisecond},
-			"1.0":   {Policy: "weighted_round_robin", WaitTimeout: time.Second},
+			"hello": {
+				Policy: "least_request", Version: "1.0.0", WaitTimeout: 250 * time.Millisecond,
+				Keepalive: configs.Keepalive{Time: time.Minute, Timeout: 10 * time.Second},
+			},
+			"1.0": {
+				Policy: "weighted_round_robin", WaitTimeout: time.Second, Keepalive: configs.Keepalive{Timeout: 20 * time.Second},
+			},
 		},
 		Routes: []configs.Route{
 			{Method: "/helloworld.Greeter/", Service: "hello"},
 			{Authority: "greeter.internal", Service: "hello", Version: "2.0.0"},
 			{Headers: map[string]string{"x-team": "blue", "x-n": "1"}, Method: "/a.B/C", Service: "hello-blue"},
+		},
+		Relay: configs.Relay{
+			Workers: 2, MemoryMiB: 64, MaxConnectionAge: time.Hour, MaxEndpointConnections: 1, MaxStreams: 100,
+			MaxHeaderListKiB: 16, MaxGlitches: 1000, MaxUnreadMiB: 1, HandshakeTimeout: time.Second,
 		},
 		DrainTimeout: time.Minute,
 		Log:          configs.Log{Level: "debug", Format: "console"},
@@ -256,11 +275,14 @@ func TestReloadSeesEveryKey(t *testing.T) {
 		"engine": true, "listeners": true, "admin.address": true, "metrics.address": true, "discovery.etcd": true,
 		"discovery.idle_release": true, "discovery.max_on_demand": true, "services": true, "routes": true,
 		"drain_timeout": true, "log.level": true, "log.format": true,
+		"relay.workers": true, "relay.memory_mib": true, "relay.max_connection_age": true,
+		"relay.max_endpoint_connections": true, "relay.max_streams": true, "relay.max_header_list_kib": true,
+		"relay.max_glitches": true, "relay.max_unread_mib": true, "relay.handshake_timeout": true,
 	}))
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("-want +got:\n%s", diff)
 	}
-	if n := reflect.TypeFor[configs.Config]().NumField(); n != 9 {
+	if n := reflect.TypeFor[configs.Config]().NumField(); n != 10 {
 		t.Errorf("Config has %d fields; say in this test whether the new ones change live", n)
 	}
 }

@@ -21,7 +21,7 @@ import (
 const maxSocketPath = 107
 
 var (
-	engines    = []string{EngineGRPCProxy, EngineRelay}
+	engines    = []string{EngineRelay, EngineGRPCProxy}
 	logLevels  = []string{"debug", "info", "warn", "error"}
 	logFormats = []string{"json", "console"}
 )
@@ -48,6 +48,7 @@ func (c *Config) validate(faults *strictyaml.Faults) {
 	for i, r := range c.Routes {
 		v.route(strictyaml.Path("routes").Index(i), r)
 	}
+	v.relay("relay", c.Relay)
 	v.positive("drain_timeout", c.DrainTimeout)
 	v.oneOf("log.level", c.Log.Level, logLevels)
 	v.oneOf("log.format", c.Log.Format, logFormats)
@@ -59,9 +60,34 @@ func (v checks) oneOf(at strictyaml.Path, value string, known []string) {
 	}
 }
 
+func (v checks) relay(at strictyaml.Path, r Relay) {
+	v.within(at.Key("workers"), r.Workers, 0, 64)
+	v.within(at.Key("memory_mib"), r.MemoryMiB, 16, 1<<20)
+	v.within(at.Key("max_endpoint_connections"), r.MaxEndpointConnections, 1, 100)
+	v.within(at.Key("max_streams"), r.MaxStreams, 1, 1_000_000)
+	v.within(at.Key("max_header_list_kib"), r.MaxHeaderListKiB, 8, 16<<10)
+	v.within(at.Key("max_glitches"), r.MaxGlitches, 100, 100_000_000)
+	v.within(at.Key("max_unread_mib"), r.MaxUnreadMiB, 1, 1<<10)
+	v.positive(at.Key("handshake_timeout"), r.HandshakeTimeout)
+	v.positiveOrNever(at.Key("max_connection_age"), r.MaxConnectionAge)
+}
+
+func (v checks) within(at strictyaml.Path, n, least, most int) {
+	if n < least || n > most {
+		v.Add(at, "%d is out of range; write a number from %d to %d", n, least, most)
+	}
+}
+
 func (v checks) positive(at strictyaml.Path, d time.Duration) {
 	if d < time.Millisecond {
 		v.Add(at, "%v is too short; write a time such as 500ms or 5s, at least 1ms", d)
+	}
+}
+
+// positiveOrNever takes 0 for never.
+func (v checks) positiveOrNever(at strictyaml.Path, d time.Duration) {
+	if d != 0 {
+		v.positive(at, d)
 	}
 }
 
@@ -211,6 +237,8 @@ func (v checks) service(at strictyaml.Path, name string, s Service) {
 	v.Check(at.Key("policy"), picker.ValidatePolicy(s.Policy))
 	v.Check(at.Key("version"), discovery.ValidateVersion(s.Version))
 	v.positive(at.Key("wait_timeout"), s.WaitTimeout)
+	v.positiveOrNever(at.Key("keepalive").Key("time"), s.Keepalive.Time)
+	v.positive(at.Key("keepalive").Key("timeout"), s.Keepalive.Timeout)
 }
 
 func (v checks) route(at strictyaml.Path, r Route) {

@@ -60,6 +60,7 @@ type Service struct {
 	calls    [numCodes][numOrigins]lazyCounter
 	duration prometheus.Observer
 	inFlight prometheus.Gauge
+	retries  prometheus.Counter
 }
 
 // Service returns new handles for a service.
@@ -68,6 +69,7 @@ func (m *Metrics) Service(name string) *Service {
 		m: m, name: name,
 		duration: m.callDuration.WithLabelValues(name),
 		inFlight: m.callsInFlight.WithLabelValues(name),
+		retries:  m.retries.WithLabelValues(name),
 	}
 }
 
@@ -76,6 +78,9 @@ func (s *Service) CallStarted() { s.inFlight.Inc() }
 
 // CallMoved takes back a CallStarted: the call turned out to be another service's.
 func (s *Service) CallMoved() { s.inFlight.Dec() }
+
+// CallRetried counts that a call is sent to another endpoint.
+func (s *Service) CallRetried() { s.retries.Inc() }
 
 // CallEnded counts the end of a call that CallStarted counted.
 func (s *Service) CallEnded(code codes.Code, origin Origin, took time.Duration) {
@@ -98,6 +103,7 @@ func (s *Service) Forget() {
 	}
 	s.m.callDuration.DeleteLabelValues(s.name)
 	s.m.callsInFlight.DeleteLabelValues(s.name)
+	s.m.retries.DeleteLabelValues(s.name)
 }
 
 // Endpoint is the handles of one endpoint's series. CallStarted and CallEnded are for the call path, as in [Service].
@@ -108,6 +114,7 @@ type Endpoint struct {
 	inFlight      prometheus.Gauge
 	weight        prometheus.Gauge
 	ready         prometheus.Gauge
+	waiting       prometheus.Gauge
 }
 
 // Endpoint returns new handles for an endpoint.
@@ -117,6 +124,7 @@ func (m *Metrics) Endpoint(service, addr string) *Endpoint {
 		inFlight: m.endpointLoad.WithLabelValues(service, addr),
 		weight:   m.endpointWeight.WithLabelValues(service, addr),
 		ready:    m.endpointReady.WithLabelValues(service, addr),
+		waiting:  m.endpointQueue.WithLabelValues(service, addr),
 	}
 }
 
@@ -134,6 +142,12 @@ func (e *Endpoint) CallEnded(code codes.Code) {
 
 // CallReturned takes back a CallStarted: the endpoint never got the call.
 func (e *Endpoint) CallReturned() { e.inFlight.Dec() }
+
+// CallQueued counts a call that waits for a stream, until CallUnqueued.
+func (e *Endpoint) CallQueued() { e.waiting.Inc() }
+
+// CallUnqueued takes back a CallQueued.
+func (e *Endpoint) CallUnqueued() { e.waiting.Dec() }
 
 // SetWeight publishes the weight the endpoint is registered with.
 func (e *Endpoint) SetWeight(weight int) { e.weight.Set(float64(weight)) }
@@ -157,4 +171,5 @@ func (e *Endpoint) Forget() {
 	e.m.endpointLoad.DeleteLabelValues(e.service, e.addr)
 	e.m.endpointWeight.DeleteLabelValues(e.service, e.addr)
 	e.m.endpointReady.DeleteLabelValues(e.service, e.addr)
+	e.m.endpointQueue.DeleteLabelValues(e.service, e.addr)
 }

@@ -35,16 +35,21 @@ type Metrics struct {
 	endpointLoad    *prometheus.GaugeVec
 	endpointWeight  *prometheus.GaugeVec
 	endpointReady   *prometheus.GaugeVec
+	endpointQueue   *prometheus.GaugeVec
+	retries         *prometheus.CounterVec
 	errors          *prometheus.CounterVec
 	configReloads   *prometheus.CounterVec
 	discoveryCounts discoveryFamilies
 
 	watches watches
+
+	registry prometheus.Registerer
 }
 
 // New registers every family with reg. Version is the build's, for lbproxy_build_info.
 func New(reg prometheus.Registerer, version string) *Metrics {
 	m := &Metrics{
+		registry: reg,
 		calls: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "lbproxy_calls_total",
 			Help: "Calls ended, by gRPC status code and by who made the status: the backend or the proxy.",
@@ -74,6 +79,14 @@ func New(reg prometheus.Registerer, version string) *Metrics {
 			Name: "lbproxy_endpoint_ready",
 			Help: "1 if the proxy is connected to an endpoint, 0 if not.",
 		}, []string{"service", "endpoint"}),
+		endpointQueue: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "lbproxy_endpoint_waiting",
+			Help: "Calls for an endpoint that wait for a stream, because its backend allows no more at a time.",
+		}, []string{"service", "endpoint"}),
+		retries: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "lbproxy_call_retries_total",
+			Help: "How often calls were sent to another endpoint, because the first provably did not begin them.",
+		}, []string{"service"}),
 		errors: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "lbproxy_errors_total",
 			Help: "Calls that the proxy itself failed, by the reason it gave in the trailer lbproxy-error.",
@@ -92,7 +105,7 @@ func New(reg prometheus.Registerer, version string) *Metrics {
 	build.Set(1)
 	reg.MustRegister(
 		m.calls, m.callDuration, m.callsInFlight,
-		m.endpointCalls, m.endpointLoad, m.endpointWeight, m.endpointReady,
+		m.endpointCalls, m.endpointLoad, m.endpointWeight, m.endpointReady, m.endpointQueue, m.retries,
 		m.errors, m.configReloads, build,
 	)
 	m.discoveryCounts.register(reg, &m.watches)

@@ -96,6 +96,12 @@ func (e *Endpoint) Return() {
 	e.release(call)
 }
 
+// CallQueued says that a call waits for a stream on a connection to the endpoint, until CallUnqueued.
+func (e *Endpoint) CallQueued() { e.metrics.CallQueued() }
+
+// CallUnqueued takes back a CallQueued.
+func (e *Endpoint) CallUnqueued() { e.metrics.CallUnqueued() }
+
 func (e *Endpoint) release(n int64) {
 	if e.refs.remove(n) {
 		e.pool.close(e)

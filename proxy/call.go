@@ -104,6 +104,9 @@ func (c *Call) move(to *metrics.Service) {
 // WaitTimeout is how long the call may wait for an endpoint.
 func (c *Call) WaitTimeout() time.Duration { return c.service.config.Load().WaitTimeout }
 
+// Keepalive is how the connection to the call's endpoint is kept an eye on while the call runs.
+func (c *Call) Keepalive() Keepalive { return c.service.config.Load().Keepalive }
+
 // WaitedTooLong is how a call fails for which no endpoint came within WaitTimeout.
 func (c *Call) WaitedTooLong() *Error {
 	g, waited := c.service.pool.Current(), c.WaitTimeout()
@@ -159,6 +162,12 @@ func (c *Call) Interrupted(ctx context.Context, doing string) error {
 func (c *Call) Unpick() {
 	c.endpoint.Return()
 	c.endpoint = nil
+}
+
+// Retry is Unpick for a call that goes to another endpoint because the chosen one failed it.
+func (c *Call) Retry() {
+	c.metrics.CallRetried()
+	c.Unpick()
 }
 
 // End ends the call with the backend's status.

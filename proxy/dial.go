@@ -1,11 +1,12 @@
 package proxy
 
 import (
+	"context"
 	"net"
 	"time"
 )
 
-// How connections to backends are made and found dead. HTTP/2 pings are not used: servers may punish them
+// How connections are made and found dead. HTTP/2 PINGs are not used unless configured: servers may punish them
 // (ENHANCE_YOUR_CALM), while TCP finds a dead peer as well.
 const (
 	ConnectTimeout    = time.Second
@@ -22,10 +23,26 @@ const (
 // BackendDialer returns the dialer for connections to backends.
 func BackendDialer() *net.Dialer {
 	return &net.Dialer{
-		Timeout: ConnectTimeout,
-		KeepAliveConfig: net.KeepAliveConfig{
-			Enable: true, Idle: keepAliveIdle, Interval: keepAliveInterval, Count: keepAliveCount,
-		},
-		ControlContext: limitUnacked,
+		Timeout:         ConnectTimeout,
+		KeepAliveConfig: keepAlive,
+		ControlContext:  limitUnacked,
+	}
+}
+
+var keepAlive = net.KeepAliveConfig{
+	Enable: true, Idle: keepAliveIdle, Interval: keepAliveInterval, Count: keepAliveCount,
+}
+
+// FindDead has the kernel end an accepted connection whose peer is gone without a word. A Unix socket's peer
+// cannot go so.
+func FindDead(c net.Conn) {
+	tcp, ok := c.(*net.TCPConn)
+	if !ok {
+		return
+	}
+	// What cannot be set is not worth refusing a caller for.
+	_ = tcp.SetKeepAliveConfig(keepAlive)
+	if rc, err := tcp.SyscallConn(); err == nil {
+		_ = limitUnacked(context.Background(), "", "", rc)
 	}
 }

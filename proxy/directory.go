@@ -20,6 +20,13 @@ type ServiceConfig struct {
 	Policy      string        // one of package picker's
 	Version     string        // limits calls that name no version themselves; may be empty
 	WaitTimeout time.Duration // how long a call waits for an endpoint to connect
+	Keepalive   Keepalive
+}
+
+// Keepalive is how backends that say nothing while calls run are found dead by HTTP/2 PINGs.
+type Keepalive struct {
+	Time    time.Duration // of silence, after which a PING asks; 0 for never
+	Timeout time.Duration // how long anything may take to come then
 }
 
 // DirectoryConfig says how a [Directory] watches services.

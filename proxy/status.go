@@ -106,6 +106,14 @@ func ErrMetadataTooLarge(service, addr string, size, most uint32) *Error {
 		service, addr, most, size)
 }
 
+// ErrMemory is for a call that holds much of a memory that is used up: one of its ends sends faster than the
+// other reads.
+func ErrMemory(service string, budget int) *Error {
+	return fail(Limit, codes.ResourceExhausted,
+		"service %q: the memory for calls, %d MiB, is used up, and this one is among those that hold most of it; read faster, run fewer calls at a time, or raise relay.memory_mib",
+		service, budget>>20)
+}
+
 func errTooManyServices(service string, bound int) *Error {
 	return fail(Limit, codes.ResourceExhausted,
 		"service %q: %d services are watched on demand already; list it under services in the configuration, or raise discovery.max_on_demand",

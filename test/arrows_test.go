@@ -29,7 +29,7 @@ var arrows = map[string][]string{
 	"proxy/grpcengine":       {"proxy", "picker"},
 	"proxy/h2":               {},
 	"proxy/h2/hpack":         {},
-	"proxy/relay":            {"proxy", "picker", "proxy/h2", "proxy/h2/hpack", "metrics"},
+	"proxy/relay":            {"proxy", "picker", "metrics", "proxy/h2", "proxy/h2/hpack"},
 
 	// Around them.
 	"configs":      {"discovery", "picker", "internal/strictyaml"},

@@ -132,6 +132,7 @@ func (f *serveFlags) serve(cmd *cobra.Command) error {
 	log, level := newLogger(cmd.ErrOrStderr(), cfg.Log)
 	defer log.Sync()
 	log.Info("starting", zap.String("version", thisBuild().Version), zap.String("engine", cfg.Engine))
+	app.UseCores(cfg)
 	a, err := app.New(cfg, thisBuild().Version, log, level)
 	if err != nil {
 		return err

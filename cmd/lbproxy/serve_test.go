@@ -271,7 +271,7 @@ func TestCheck(t *testing.T) {
 	}
 	for path, want := range map[string]checkResult{
 		good: {File: good, OK: true, Faults: []string{}},
-		bad:  {File: bad, Faults: []string{bad + `:1: engine: "warp" is unknown; use grpc-proxy, relay`, bad + ":2: listners: unknown key; did you mean listeners?"}},
+		bad:  {File: bad, Faults: []string{bad + `:1: engine: "warp" is unknown; use relay, grpc-proxy`, bad + ":2: listners: unknown key; did you mean listeners?"}},
 	} {
 		_, stdout, _ := lbproxy(t, "check", "--config", path, "-o", "json")
 		var got checkResult

@@ -20,8 +20,6 @@ import (
 	"github.com/lbproxy/lbproxy/configs"
 	"github.com/lbproxy/lbproxy/metrics"
 	"github.com/lbproxy/lbproxy/proxy"
-	"github.com/lbproxy/lbproxy/proxy/grpcengine"
-	"github.com/lbproxy/lbproxy/proxy/relay"
 )
 
 // App is one lbproxy. New opens its listeners, Run serves on them until its context is done.
@@ -70,7 +68,7 @@ func New(cfg *configs.Config, version string, log *zap.Logger, level zap.AtomicL
 		return nil, err
 	}
 	a.source = source
-	a.engine = newEngine(cfg.Engine, log)
+	a.engine = newEngine(cfg, a.metrics, log)
 	a.services = proxy.NewDirectory(proxy.DirectoryConfig{
 		Source:      source,
 		Dial:        a.engine.Dial,
@@ -83,13 +81,6 @@ func New(cfg *configs.Config, version string, log *zap.Logger, level zap.AtomicL
 	a.policy = proxy.NewPolicy(a.services, a.metrics)
 	a.apply(cfg)
 	return a, nil
-}
-
-func newEngine(name string, log *zap.Logger) proxy.Engine {
-	if name == configs.EngineRelay {
-		return relay.New(log)
-	}
-	return grpcengine.New()
 }
 
 func (a *App) listen(cfg *configs.Config) (err error) {

@@ -67,5 +67,7 @@ func (a *App) apply(cfg *configs.Config) {
 }
 
 func serviceConfig(s configs.Service) proxy.ServiceConfig {
-	return proxy.ServiceConfig{Policy: s.Policy, Version: s.Version, WaitTimeout: s.WaitTimeout}
+	return proxy.ServiceConfig{
+		Policy: s.Policy, Version: s.Version, WaitTimeout: s.WaitTimeout, Keepalive: proxy.Keepalive(s.Keepalive),
+	}
 }

@@ -252,7 +252,7 @@ func TestASendWindow(t *testing.T) {
 }
 
 func TestAReceiveWindow(t *testing.T) {
-	w := h2.NewReceiveWindow(1000)
+	w := h2.NewReceiveWindow(1000, 1000)
 	if !w.Receive(1000) || w.Receive(1) || w.Held() != 1000 {
 		t.Errorf("of 1000 bytes, %d are held", w.Held())
 	}
@@ -264,6 +264,30 @@ func TestAReceiveWindow(t *testing.T) {
 	}
 	if !w.Receive(500) || w.Receive(1) {
 		t.Error("after an update by 500, the peer may send 500")
+	}
+}
+
+func TestAReceiveWindowGrowsForQuickReaders(t *testing.T) {
+	w := h2.NewReceiveWindow(1000, 2500)
+	take := func(n int) int32 {
+		if !w.Receive(n) {
+			t.Fatalf("%d bytes are more than is allowed", n)
+		}
+		return w.Release(n)
+	}
+	if got := take(500); got != 1500 {
+		t.Errorf("the update after the first half is %d, want 500 and 1000 to grow by", got)
+	}
+	w.Receive(10) // is not read yet
+	if got := take(1000); got != 1000 {
+		t.Errorf("the update for a reader that lags is %d, want 1000", got)
+	}
+	w.Release(10)
+	if got := take(1000); got != 1510 {
+		t.Errorf("the update at the end of growth is %d, want 1010 and 500 to grow by", got)
+	}
+	if got := take(2500); got != 2500 || w.Held() != 0 {
+		t.Errorf("the update of a grown window is %d, want all of it", got)
 	}
 }
 

@@ -32,15 +32,19 @@ func (w *SendWindow) Take(n int) int {
 
 // A ReceiveWindow is how many bytes of DATA the peer may send. Bytes go through three states: allowed, received
 // and held, released; released bytes are allowed again, in lumps, so that updates do not cost more than they
-// are worth.
+// are worth. It grows as long as what is received is released at once: whoever reads so quickly may be sent more,
+// and nothing is held for it.
 type ReceiveWindow struct {
 	size    int32 // what the peer may have sent and we not released
+	most    int32 // that size may get
 	allowed int32 // what it may still send
 	pending int32 // released, and not told yet
 }
 
-// NewReceiveWindow returns a window of which the peer knows that it has size bytes.
-func NewReceiveWindow(size int32) ReceiveWindow { return ReceiveWindow{size: size, allowed: size} }
+// NewReceiveWindow returns a window of which the peer knows that it has size bytes, and that may grow to most.
+func NewReceiveWindow(size, most int32) ReceiveWindow {
+	return ReceiveWindow{size: size, most: most, allowed: size}
+}
 
 // Receive notes n bytes of DATA, padding included. It reports false if the peer had no right to send them.
 func (w *ReceiveWindow) Receive(n int) bool {
@@ -60,6 +64,11 @@ func (w *ReceiveWindow) Release(n int) int32 {
 	}
 	update := w.pending
 	w.pending = 0
+	if w.size-w.allowed == update {
+		more := min(w.size, w.most-w.size)
+		w.size += more
+		update += more
+	}
 	w.allowed += update
 	return update
 }

@@ -5,13 +5,14 @@ import (
 	"strings"
 
 	"golang.org/x/net/http/httpguts"
-	"golang.org/x/net/http2/hpack"
+
+	"github.com/lbproxy/lbproxy/proxy/h2/hpack"
 )
 
 // What RFC 9113, section 8, asks of field blocks. Each check returns what is wrong, or nothing.
 
 // checkRequest also returns content-length; -1 if there is none.
-func checkRequest(fields []hpack.HeaderField) (length int64, reason string) {
+func checkRequest(fields []hpack.Field) (length int64, reason string) {
 	var method, scheme, path, authority int
 	for i := range fields {
 		f := &fields[i]
@@ -35,7 +36,7 @@ func checkRequest(fields []hpack.HeaderField) (length int64, reason string) {
 	return checkRegular(fields[min(pseudo, len(fields)):], fields[:pseudo])
 }
 
-func checkResponse(fields []hpack.HeaderField) (length int64, reason string) {
+func checkResponse(fields []hpack.Field) (length int64, reason string) {
 	if len(fields) == 0 || fields[0].Name != ":status" || !validStatus(fields[0].Value) {
 		return 0, "the response does not begin with :status"
 	}
@@ -46,14 +47,14 @@ func validStatus(s string) bool {
 	return len(s) == 3 && '1' <= s[0] && s[0] <= '9' && '0' <= s[1] && s[1] <= '9' && '0' <= s[2] && s[2] <= '9'
 }
 
-func checkTrailers(fields []hpack.HeaderField) (reason string) {
+func checkTrailers(fields []hpack.Field) (reason string) {
 	_, reason = checkRegular(fields, nil)
 	return reason
 }
 
 // checkRegular checks the fields behind the pseudo-header fields, of which there must be none among them; all
 // of pseudo must be such.
-func checkRegular(fields, pseudo []hpack.HeaderField) (length int64, reason string) {
+func checkRegular(fields, pseudo []hpack.Field) (length int64, reason string) {
 	for i := range pseudo {
 		if !strings.HasPrefix(pseudo[i].Name, ":") {
 			return 0, "a pseudo-header field stands behind others"

@@ -1,13 +1,12 @@
 package relay
 
 import (
-	"bytes"
-	"errors"
+	"math/rand/v2"
+	"sync"
 	"time"
 
-	"golang.org/x/net/http2/hpack"
-
 	"github.com/lbproxy/lbproxy/proxy/h2"
+	"github.com/lbproxy/lbproxy/proxy/h2/hpack"
 )
 
 const (
@@ -15,30 +14,29 @@ const (
 	readBuffer = 64 << 10
 
 	// What we tell peers of ourselves. Frames are allowed to be no longer than they must (h2spec wants that
-	// size announced); the windows are enough for a fast local peer.
-	maxFrameSize         = h2.MinMaxFrameSize
-	callerStreamWindow   = 256 << 10
-	backendStreamWindow  = 1 << 20
-	connWindow           = 16 << 20
-	maxHeaderListSize    = 1 << 20
-	maxConcurrentStreams = 10_000
-	maxContinuations     = 128
+	// size announced). The windows of streams are small until their readers prove quick.
+	maxFrameSize     = h2.MinMaxFrameSize
+	streamWindow     = h2.InitialWindow
+	maxStreamWindow  = 1 << 20
+	connWindow       = 16 << 20
+	maxContinuations = 128
 
 	// highWater is how many bytes may stand to be written before calls keep theirs back: a peer that does
 	// not read holds up its own calls, and no memory but their windows'.
 	highWater = 192 << 10
-	// maxUnread is how many bytes may stand to be written in all, control frames included, to a peer that
-	// makes us answer and does not read the answers.
-	maxUnread = 4 << 20
 
-	// maxGlitches is how many frames that cost us and help nobody a connection may have on end within
-	// glitchPeriod. A quiet connection that is kept alive by PINGs has as many, but not so fast.
-	maxGlitches  = 10_000
-	glitchPeriod = 10 * time.Second
+	// maxWork bounds what is done for a connection before others get their turn, in bytes read or unpacked.
+	maxWork = 256 << 10
 )
 
-// transport is a connection's driver. Both methods return at once.
+// ackDelay is how long an answer to a PING may wait for other frames to go with. Peers that measure the
+// bandwidth ping with nearly every message; answering at once would double the writes.
+var ackDelay = [...]time.Duration{caller: 2 * time.Millisecond, backend: 10 * time.Millisecond}
+
+// transport is a connection's driver. Its methods return at once.
 type transport interface {
+	// flush writes what take gives out.
+	flush()
 	// close ends the connection, after what take has given out last has been written as far as possible.
 	close()
 }
@@ -54,7 +52,7 @@ type conn struct {
 	link      *link
 
 	// Reading:
-	in        []byte // in[r:w] has been read and not been understood
+	in        []byte // in[r:w] has been read and not been understood; nil if there is nothing
 	r, w      int
 	preface   int // bytes of the client's preface that are still to come
 	dec       *hpack.Decoder
@@ -64,24 +62,30 @@ type conn struct {
 	recv      h2.ReceiveWindow
 	peer      h2.Settings
 	greeted   bool // the peer's SETTINGS have come
-	glitches  int
-	calmSince time.Time // when glitches were counted from
+	calm      calm
+	work      int // done since others had their turn
 
 	// Writing:
-	out, spare []byte
-	acks       []byte // that may wait a little, to go with other frames
-	ackWished  bool
-	enc        *hpack.Encoder
-	encoded    bytes.Buffer
-	send       h2.SendWindow
-	blocked    blockedList
-	writing    bool // the driver has not finished what it took
-	marked     bool // is among core.dirty
+	out       []byte
+	taken     int    // the size of what the driver has taken and not given back
+	acks      []byte // that may wait a little, to go with other frames
+	ackWished bool
+	enc       *hpack.Encoder
+	send      h2.SendWindow
+	blocked   line // streams that have something to send
+	writing   bool // the driver has not finished what it took
+	marked    bool // is among core.dirty
+	doomed    bool // is among core.doomed
 
 	streams map[uint32]*stream
 	nextID  uint32 // of the stream that we open next
 	takenID uint32 // what nextID was when take gave out last: of later streams the peer knows nothing
 	lastID  uint32 // of the streams that the peer has opened
+
+	held      int   // what a caller's calls are charged with
+	charged   int   // what the connection itself is
+	life      timer // a caller's is to connect anew; an additional one to a backend has nothing to do
+	keepalive keepalive
 
 	leaving  bool // GOAWAY was sent or has come: no more streams
 	finished bool // it is to close as soon as its last stream has ended
@@ -91,35 +95,61 @@ type conn struct {
 func (c *core) newConn(s side, t transport) *conn {
 	cn := &conn{
 		core: c, side: s, transport: t,
-		in:      make([]byte, readBuffer),
-		recv:    h2.NewReceiveWindow(connWindow),
+		recv:    h2.NewReceiveWindow(connWindow, connWindow),
 		peer:    h2.DefaultSettings(),
+		calm:    calm{since: c.now},
 		send:    h2.InitialWindow,
+		dec:     hpack.NewDecoder(),
+		enc:     hpack.NewEncoder(),
+		blocked: line{side: s},
 		streams: map[uint32]*stream{},
 		nextID:  1,
-
-		calmSince: time.Now(),
 	}
-	cn.dec = hpack.NewDecoder(4096, c.field)
-	cn.dec.SetMaxStringLength(maxHeaderListSize)
-	cn.enc = hpack.NewEncoder(&cn.encoded)
 	settings := []h2.Setting{
-		{ID: h2.SettingInitialWindowSize, Value: callerStreamWindow},
+		{ID: h2.SettingInitialWindowSize, Value: streamWindow},
 		{ID: h2.SettingMaxFrameSize, Value: maxFrameSize},
-		{ID: h2.SettingMaxHeaderListSize, Value: maxHeaderListSize},
-		{ID: h2.SettingMaxConcurrentStreams, Value: maxConcurrentStreams},
+		{ID: h2.SettingMaxHeaderListSize, Value: c.cfg.MaxHeaderList},
 	}
+	cn.out = cn.writable()
 	if s == caller {
 		cn.preface = len(h2.ClientPreface)
+		settings = append(settings, h2.Setting{ID: h2.SettingMaxConcurrentStreams, Value: c.cfg.MaxStreams})
 	} else {
 		cn.out = append(cn.out, h2.ClientPreface...)
-		settings[0].Value = backendStreamWindow
-		settings[3] = h2.Setting{ID: h2.SettingEnablePush, Value: 0}
+		settings = append(settings, h2.Setting{ID: h2.SettingEnablePush, Value: 0})
+		cn.keepalive.timer.fire = cn.checkAlive
 	}
 	cn.out = h2.AppendSettings(cn.out, settings...)
 	cn.out = h2.AppendWindowUpdate(cn.out, 0, connWindow-h2.InitialWindow)
 	cn.mark()
+	c.metrics.ConnectionOpened(s.String())
 	return cn
+}
+
+// newCaller takes a caller in.
+func (c *core) newCaller(t transport, f *front) *conn {
+	cn := c.newConn(caller, t)
+	cn.front = f
+	c.callers[cn] = struct{}{}
+	cn.life.fire = func(*core) { cn.drain() }
+	if age := c.cfg.MaxConnectionAge; age > 0 {
+		c.set(&cn.life, c.now.Add(spread(age)))
+	}
+	if c.draining {
+		cn.drain()
+	}
+	return cn
+}
+
+// spread is a duration within a tenth of d, so that those who came together do not all leave together.
+func spread(d time.Duration) time.Duration { return d - d/10 + rand.N(d/5+1) }
+
+// writable is out, to be appended to.
+func (c *conn) writable() []byte {
+	if c.out == nil {
+		c.out = c.core.buffers.get()
+	}
+	return c.out
 }
 
 // mark notes that there are bytes to be written.
@@ -128,6 +158,11 @@ func (c *conn) mark() {
 		c.marked = true
 		c.core.dirty = append(c.core.dirty, c)
 	}
+	if len(c.out) > c.core.cfg.MaxUnread && !c.doomed && !c.dead {
+		c.doomed = true
+		c.core.doomed = append(c.core.doomed, c)
+	}
+	c.core.chargeConn(c)
 }
 
 // take gives out what is to be written; nil if there is nothing, or if what was given out last is still being
@@ -137,11 +172,10 @@ func (c *conn) take() []byte {
 	if c.writing || len(c.out) == 0 {
 		return nil
 	}
-	c.out = append(c.out, c.acks...)
+	b := append(c.out, c.acks...)
 	c.acks = c.acks[:0]
-	b := c.out
 	c.takenID = c.nextID
-	c.out, c.spare = c.spare, nil
+	c.out, c.taken = nil, cap(b)
 	c.writing = true
 	return b
 }
@@ -149,26 +183,49 @@ func (c *conn) take() []byte {
 // wrote takes back what take gave out. What came up meanwhile is marked.
 func (c *conn) wrote(b []byte) {
 	c.writing = false
-	if cap(b) <= 2*highWater {
-		c.spare = b[:0]
-	}
+	c.taken = 0
+	c.core.buffers.put(b)
 	c.pump()
+	if c.upstream != nil {
+		c.upstream.admit(c.core)
+	}
 	if len(c.out) > 0 {
 		c.mark()
-	} else {
-		c.closeIfFinished()
+		return
+	}
+	c.core.chargeConn(c)
+	c.closeIfFinished()
+}
+
+// readBuffers are for connections that have read what they have not understood.
+var readBuffers = sync.Pool{New: func() any { return new([readBuffer]byte) }}
+
+// space is where the driver reads to, which may happen without the shard's lock.
+func (c *conn) space() []byte {
+	if c.in == nil {
+		c.in = readBuffers.Get().(*[readBuffer]byte)[:]
+	}
+	return c.in[c.w:]
+}
+
+// rest is called when there is nothing to be read for now.
+func (c *conn) rest() {
+	if c.in != nil && c.r == c.w {
+		readBuffers.Put((*[readBuffer]byte)(c.in))
+		c.in, c.r, c.w = nil, 0, 0
 	}
 }
 
-// space is where the driver reads to.
-func (c *conn) space() []byte { return c.in[c.w:] }
-
-// received understands n more bytes, which the driver has read to space.
-func (c *conn) received(n int) {
+// received understands n more bytes, which the driver has read to space. It tells whether there is more to be
+// understood after others have had their turn, by being called again for no bytes.
+func (c *conn) received(n int) (more bool) {
 	c.w += n
-	if err := c.understand(); err != nil {
+	c.work = 0
+	c.keepalive.heard = c.core.now
+	more, err := c.understand()
+	if err != nil {
 		c.fail(err)
-		return
+		return false
 	}
 	if c.r == c.w {
 		c.r, c.w = 0, 0
@@ -176,48 +233,44 @@ func (c *conn) received(n int) {
 		c.w = copy(c.in, c.in[c.r:c.w])
 		c.r = 0
 	}
+	return more
 }
 
-var errNotHTTP2 = errors.New("the caller does not speak HTTP/2: no preface")
-
-func (c *conn) understand() error {
+func (c *conn) understand() (more bool, err error) {
 	for c.preface > 0 && c.r < c.w {
 		if c.in[c.r] != h2.ClientPreface[len(h2.ClientPreface)-c.preface] {
-			return errNotHTTP2
+			return false, errNotHTTP2
 		}
 		c.r++
 		c.preface--
 	}
-	if c.preface > 0 {
-		return nil
-	}
-	for !c.dead && c.w-c.r >= h2.FrameHeaderLen {
+	for c.preface == 0 && !c.dead && c.w-c.r >= h2.FrameHeaderLen {
+		if c.work > maxWork {
+			return true, nil
+		}
 		h := h2.ParseFrameHeader(c.in[c.r:])
-		if err := h.Check(maxFrameSize); err != nil && (h.Length > maxFrameSize || c.w-c.r >= h2.FrameHeaderLen+int(h.Length)) {
-			if c.blockOf.StreamID != 0 {
-				return err
-			}
-			c.r += h2.FrameHeaderLen + int(h.Length)
-			if err := c.failedFrame(err); err != nil {
-				return err
-			}
-			continue
+		frameLen := h2.FrameHeaderLen + int(h.Length)
+		err := h.Check(maxFrameSize)
+		if h.Length <= maxFrameSize && c.w-c.r < frameLen {
+			return false, nil
 		}
-		if c.w-c.r < h2.FrameHeaderLen+int(h.Length) {
-			return nil
+		if err == nil {
+			payload := c.in[c.r+h2.FrameHeaderLen : c.r+frameLen]
+			err = c.frame(h, payload)
+		} else if c.blockOf.StreamID != 0 {
+			return false, err
 		}
-		payload := c.in[c.r+h2.FrameHeaderLen : c.r+h2.FrameHeaderLen+int(h.Length)]
-		c.r += h2.FrameHeaderLen + int(h.Length)
-		if err := c.frame(h, payload); err != nil {
+		c.r += frameLen
+		c.work += frameLen
+		if err != nil {
 			if err = c.failedFrame(err); err != nil {
-				return err
+				return false, err
 			}
 		}
-		if len(c.out) > maxUnread {
-			return h2.ConnectionError{Code: h2.EnhanceYourCalm, Reason: "answers are not read"}
-		}
+		c.core.relieve()
+		c.core.blame = c
 	}
-	return nil
+	return false, nil
 }
 
 func (c *conn) frame(h h2.FrameHeader, payload []byte) error {
@@ -244,9 +297,7 @@ func (c *conn) frame(h h2.FrameHeader, payload []byte) error {
 	case h2.FramePing:
 		return c.onPing(h, payload)
 	case h2.FrameGoAway:
-		last, code, _ := h2.ParseGoAway(payload)
-		c.onGoAway(last, code)
-		return nil
+		return c.onGoAway(payload)
 	case h2.FramePriority:
 		if err := h2.ParsePriority(h, payload); err != nil {
 			return err
@@ -254,274 +305,4 @@ func (c *conn) frame(h h2.FrameHeader, payload []byte) error {
 		return c.glitch("PRIORITY")
 	}
 	return c.glitch("unknown frames")
-}
-
-// glitch notes a frame that helps nobody, and fails where there are too many on end.
-func (c *conn) glitch(what string) error {
-	if c.glitches++; c.glitches <= maxGlitches {
-		return nil
-	}
-	if now := time.Now(); now.Sub(c.calmSince) > glitchPeriod {
-		c.glitches, c.calmSince = 0, now
-		return nil
-	}
-	return h2.ConnectionError{Code: h2.EnhanceYourCalm, Reason: "too many of: " + what}
-}
-
-func (c *conn) onSettings(h h2.FrameHeader, payload []byte) error {
-	if h.Flags.Has(h2.FlagAck) {
-		return c.glitch("acknowledgements of SETTINGS")
-	}
-	before := c.peer.InitialWindowSize
-	if err := c.peer.Apply(payload, c.side == backend); err != nil {
-		return err
-	}
-	c.enc.SetMaxDynamicTableSizeLimit(c.peer.HeaderTableSize)
-	grown := c.peer.InitialWindowSize - before
-	for _, st := range c.streams {
-		if !st.half[c.side].send.Grow(grown) {
-			return h2.ConnectionError{Code: h2.FlowControlError, Reason: "SETTINGS_INITIAL_WINDOW_SIZE makes a window exceed 2^31-1"}
-		}
-		c.unblock(st)
-	}
-	c.out = h2.AppendSettingsAck(c.out)
-	c.mark()
-	c.pump()
-	if !c.greeted {
-		c.greeted = true
-		if c.upstream != nil {
-			c.upstream.greeted(c)
-		}
-	} else if c.upstream != nil {
-		c.upstream.admit()
-	}
-	return c.glitch("SETTINGS")
-}
-
-// maxAcks bounds the PINGs whose answers wait.
-const maxAcks = 8 * (h2.FrameHeaderLen + 8)
-
-func (c *conn) onPing(h h2.FrameHeader, payload []byte) error {
-	if h.Flags.Has(h2.FlagAck) {
-		c.onPingAck(h2.ParsePing(payload))
-		return nil
-	}
-	c.acks = h2.AppendPing(c.acks, true, h2.ParsePing(payload))
-	switch {
-	case len(c.acks) >= maxAcks:
-		c.flushAcks()
-	case !c.ackWished:
-		c.ackWished = true
-		c.core.acking = append(c.core.acking, c)
-		c.core.wishes.ackSoon()
-	}
-	return c.glitch("PING")
-}
-
-func (c *conn) flushAcks() {
-	c.ackWished = false
-	if len(c.acks) > 0 && !c.dead {
-		c.out = append(c.out, c.acks...)
-		c.acks = c.acks[:0]
-		c.mark()
-	}
-}
-
-func (c *conn) onWindowUpdate(h h2.FrameHeader, payload []byte) error {
-	n, err := h2.ParseWindowUpdate(h, payload)
-	if err != nil {
-		return err
-	}
-	if h.StreamID == 0 {
-		if !c.send.Grow(n) {
-			return h2.ConnectionError{Code: h2.FlowControlError, Reason: "the connection's window exceeds 2^31-1"}
-		}
-		c.pump()
-		return c.glitch("WINDOW_UPDATE")
-	}
-	st := c.streams[h.StreamID]
-	if st == nil {
-		return c.unknownStream(h)
-	}
-	if !st.half[c.side].send.Grow(n) {
-		return h2.StreamError{StreamID: h.StreamID, Code: h2.FlowControlError, Reason: "the window exceeds 2^31-1"}
-	}
-	c.unblock(st)
-	c.pump()
-	return c.glitch("WINDOW_UPDATE")
-}
-
-// unknownStream judges a frame on a stream that is not open: an error if it never was.
-func (c *conn) unknownStream(h h2.FrameHeader) error {
-	if c.idle(h.StreamID) {
-		return h2.ConnectionError{Code: h2.ProtocolError, Reason: h.Type.String() + " on a stream that was never opened"}
-	}
-	return c.glitch("frames on closed streams")
-}
-
-func (c *conn) idle(id uint32) bool {
-	if c.side == caller {
-		return id%2 == 0 || id > c.lastID
-	}
-	return id%2 == 0 || id >= c.nextID
-}
-
-func (c *conn) onRSTStream(h h2.FrameHeader, payload []byte) error {
-	st := c.streams[h.StreamID]
-	if st == nil {
-		return c.unknownStream(h)
-	}
-	code := h2.ParseRSTStream(payload)
-	c.forget(st)
-	if c.side == caller {
-		st.cancelled(c.core)
-		return c.glitch("RST_STREAM")
-	}
-	st.refused(c.core, code)
-	return nil
-}
-
-// failedFrame ends the stream that a frame has failed, or returns why the connection must end.
-func (c *conn) failedFrame(err error) error {
-	var e h2.StreamError
-	if errors.As(err, &e) {
-		return c.failStream(e)
-	}
-	return err
-}
-
-// failStream answers a stream error of the peer's.
-func (c *conn) failStream(e h2.StreamError) error {
-	st := c.streams[e.StreamID]
-	if st == nil && c.idle(e.StreamID) {
-		if c.side == backend || e.StreamID%2 == 0 {
-			return h2.ConnectionError{Code: e.Code, Reason: e.Reason} // RST_STREAM must not be sent on such
-		}
-		c.lastID = e.StreamID
-	}
-	c.reset(e.StreamID, e.Code)
-	if st != nil {
-		c.forget(st)
-		if c.side == caller {
-			st.cancelled(c.core)
-		} else {
-			st.broken(c.core, e)
-		}
-	}
-	return c.glitch("stream errors")
-}
-
-// reset sends RST_STREAM.
-func (c *conn) reset(id uint32, code h2.ErrCode) {
-	c.out = h2.AppendRSTStream(c.out, id, code)
-	c.mark()
-}
-
-// forget takes a stream off the connection.
-func (c *conn) forget(st *stream) {
-	h := &st.half[c.side]
-	c.unlist(st)
-	delete(c.streams, h.id)
-	h.conn = nil
-	if c.upstream != nil {
-		c.upstream.admit()
-	}
-	c.closeIfFinished()
-}
-
-// fail ends the connection because of what the peer did.
-func (c *conn) fail(err error) {
-	if c.dead {
-		return
-	}
-	e := h2.ConnectionError{Code: h2.ProtocolError, Reason: err.Error()}
-	errors.As(err, &e)
-	if !errors.Is(err, errNotHTTP2) {
-		c.out = h2.AppendGoAway(c.out, c.lastID, e.Code, e.Reason)
-		c.mark()
-	}
-	c.end(err)
-}
-
-// end ends the connection and what runs on it.
-func (c *conn) end(err error) {
-	if c.dead {
-		return
-	}
-	c.dead = true
-	delete(c.core.callers, c)
-	for _, st := range c.streams {
-		c.unlist(st)
-		st.half[c.side].conn = nil
-	}
-	streams := c.streams
-	c.streams = nil
-	if c.upstream != nil {
-		c.upstream.lost(c, err)
-	}
-	for _, st := range streams {
-		switch {
-		case c.side == caller:
-			st.cancelled(c.core)
-		case st.half[backend].id < c.takenID || !st.again(c.core):
-			st.lost(c.core, err)
-		}
-	}
-	c.transport.close()
-}
-
-// goAway says that no more streams are taken than up to last.
-func (c *conn) goAway(last uint32) {
-	c.out = h2.AppendGoAway(c.out, last, h2.NoError, "")
-	c.mark()
-}
-
-// drainPing is what a PING carries whose answer shows that the peer has seen our first GOAWAY.
-var drainPing = [8]byte{'d', 'r', 'a', 'i', 'n'}
-
-// drain lets the caller go in two steps, so that no stream is refused that was on its way (RFC 9113, section 6.8).
-func (c *conn) drain() {
-	if c.leaving || c.dead {
-		return
-	}
-	c.leaving = true
-	c.goAway(h2.MaxStreamID)
-	c.out = h2.AppendPing(c.out, false, drainPing)
-	if c.preface > 0 || !c.greeted {
-		c.onPingAck(drainPing) // there is nobody yet to answer
-	}
-}
-
-func (c *conn) onPingAck(data [8]byte) {
-	if data == drainPing && c.leaving && !c.finished {
-		c.finished = true
-		c.goAway(c.lastID)
-		c.closeIfFinished()
-	}
-}
-
-func (c *conn) closeIfFinished() {
-	if c.finished && len(c.streams) == 0 && len(c.out) == 0 && !c.writing && !c.dead {
-		c.end(errFinished)
-	}
-}
-
-var errFinished = errors.New("the connection has served its purpose")
-
-func (c *conn) onGoAway(last uint32, code h2.ErrCode) {
-	if c.side == caller {
-		return // it is about us opening streams; its own go on
-	}
-	c.leaving = true
-	c.upstream.goingAway(c)
-	for id, st := range c.streams {
-		if id > last {
-			c.forget(st)
-			st.refused(c.core, h2.RefusedStream)
-		}
-	}
-	if !c.finished {
-		c.finished = true
-		c.closeIfFinished()
-	}
 }

@@ -3,28 +3,39 @@ package relay
 import (
 	"time"
 
-	"golang.org/x/net/http2/hpack"
-
+	"github.com/lbproxy/lbproxy/metrics"
 	"github.com/lbproxy/lbproxy/proxy"
+	"github.com/lbproxy/lbproxy/proxy/h2/hpack"
 )
 
 // core is the protocol state of one shard: its connections and the calls between them. Bytes and time go in,
-// bytes and wishes come out; it does no I/O itself, and whoever calls into it holds the shard's lock.
+// bytes and wishes come out; it does no I/O itself, and whoever calls into it holds the shard's lock, has set
+// now, and calls relieve in the end.
 type core struct {
-	wishes wishes
+	cfg     Config
+	index   int // of the shard
+	wishes  wishes
+	metrics *metrics.Relay
+	now     time.Time
 
 	dirty   []*conn // have bytes to be written
 	callers map[*conn]struct{}
 	free    *stream // used ones, to be used again
+	frees   int     // how many
+	buffers buffers
 	timers  timers
 	waiting map[*stream]struct{} // for an endpoint to connect
 	acking  []*conn              // have answers to PINGs that may wait a little
+	memory  memory
+	doomed  []*conn // are to end as soon as nothing else is being done
+	blame   *conn   // whose doing is being handled
 
 	// The field block decoded last, whose fields stand here until the next.
-	fields  []hpack.HeaderField
+	fields  []hpack.Field
 	size    uint32 // of them, as SETTINGS_MAX_HEADER_LIST_SIZE counts
+	encoded []byte // the field block encoded last
 	request proxy.Request
-	status  []hpack.HeaderField // of the proxy's own, made last
+	status  []hpack.Field // of the proxy's own, made last
 
 	draining bool
 }
@@ -35,15 +46,18 @@ type wishes interface {
 	wakeAt(t time.Time)
 	// wakeWhen has retry called when the channel closes.
 	wakeWhen(again <-chan struct{})
-	// ackSoon has flushAcks called within ackDelay.
-	ackSoon()
+	// ackSoon has flushAcks called within a time.
+	ackSoon(within time.Duration)
+	// dial has one more connection made for u.
+	dial(u *upstream)
 }
 
-func newCore(w wishes) *core {
+func newCore(cfg Config, index int, m *metrics.Relay, w wishes) *core {
 	return &core{
-		wishes:  w,
+		cfg: cfg, index: index, metrics: m, wishes: w,
 		callers: map[*conn]struct{}{},
 		waiting: map[*stream]struct{}{},
+		memory:  memory{limit: int(cfg.Memory) / cfg.Workers},
 	}
 }
 
@@ -57,28 +71,46 @@ const (
 
 func (s side) other() side { return 1 - s }
 
+func (s side) String() string {
+	if s == caller {
+		return metrics.PeerCaller
+	}
+	return metrics.PeerBackend
+}
+
 // newStream returns a stream that is not in use.
 func (c *core) newStream() *stream {
 	st := c.free
 	if st == nil {
-		return &stream{timer: -1}
+		st = new(stream)
+		st.timer.fire = st.timedOut
+		return st
 	}
 	c.free, st.next = st.next, nil
+	c.frees--
 	return st
 }
 
-// maxKept bounds the buffers that a stream keeps from one call to the next.
-const maxKept = 16 << 10
+// maxFree and maxKept bound what is kept for other calls: streams, and each of their buffers.
+const (
+	maxFree = 512
+	maxKept = 16 << 10
+)
 
 // recycle makes a stream that nothing refers to ready for another call.
 func (c *core) recycle(st *stream) {
-	c.timers.remove(st)
+	c.timers.remove(&st.timer)
+	c.chargeWith(st, 0)
+	if c.frees == maxFree {
+		return
+	}
 	for i := range st.half {
 		h := &st.half[i]
 		*h = half{queue: kept(h.queue), trailers: cleared(h.trailers)}
 	}
-	*st = stream{half: st.half, request: cleared(st.request), body: kept(st.body), timer: -1, next: c.free}
+	*st = stream{half: st.half, request: cleared(st.request), body: kept(st.body), timer: st.timer, next: c.free}
 	c.free = st
+	c.frees++
 }
 
 func kept(b []byte) []byte {
@@ -89,19 +121,25 @@ func kept(b []byte) []byte {
 }
 
 // cleared empties fields without keeping their strings alive.
-func cleared(fields []hpack.HeaderField) []hpack.HeaderField {
+func cleared(fields []hpack.Field) []hpack.Field {
 	clear(fields)
 	return fields[:0]
 }
 
-// expire ends the waiting of the calls whose time has come.
-func (c *core) expire(now time.Time) {
+// set sets a timer; the zero time is never.
+func (c *core) set(t *timer, at time.Time) {
+	c.timers.set(t, at)
+	c.wishes.wakeAt(c.timers.next())
+}
+
+// expire has what is due happen.
+func (c *core) expire() {
 	for {
-		st := c.timers.due(now)
-		if st == nil {
+		t := c.timers.takeDue(c.now)
+		if t == nil {
 			break
 		}
-		st.timedOut(c, now)
+		t.fire(c)
 	}
 	c.wishes.wakeAt(c.timers.next())
 }
@@ -109,7 +147,22 @@ func (c *core) expire(now time.Time) {
 // retry picks again for the calls that wait for an endpoint.
 func (c *core) retry() {
 	for st := range c.waiting {
+		c.blame = st.owner
 		st.pick(c)
+	}
+}
+
+// relieve ends what must not go on. It is called when nothing else is being done.
+func (c *core) relieve() {
+	for len(c.doomed) > 0 {
+		last := len(c.doomed) - 1
+		cn := c.doomed[last]
+		c.doomed = c.doomed[:last]
+		c.blame = cn
+		cn.fail(errUnread)
+	}
+	if c.memory.exceeded() {
+		c.shed()
 	}
 }
 
@@ -120,6 +173,14 @@ func (c *core) flushAcks() {
 	}
 	clear(c.acking)
 	c.acking = c.acking[:0]
+}
+
+// drainAll lets all callers go.
+func (c *core) drainAll() {
+	c.draining = true
+	for cn := range c.callers {
+		cn.drain()
+	}
 }
 
 // failAll fails the calls that still run when the proxy must end, and lets their connections go.
@@ -135,6 +196,6 @@ func (c *core) failAll() {
 // endAll ends the connections of callers that do not read.
 func (c *core) endAll() {
 	for cn := range c.callers {
-		cn.end(errStalled)
+		cn.end(errUnread)
 	}
 }

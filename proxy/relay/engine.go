@@ -12,10 +12,12 @@ import (
 	"errors"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
 
+	"github.com/lbproxy/lbproxy/metrics"
 	"github.com/lbproxy/lbproxy/picker"
 	"github.com/lbproxy/lbproxy/proxy"
 )
@@ -27,8 +29,9 @@ var _ proxy.Engine = (*Engine)(nil)
 
 // Engine implements [proxy.Engine].
 type Engine struct {
-	shard   *shard
+	shards  []*shard
 	callers sync.WaitGroup // their connections
+	turn    atomic.Uint32  // of the shards to get a caller's connection
 
 	mu        sync.Mutex // protects:
 	listeners []net.Listener
@@ -43,10 +46,26 @@ type front struct {
 }
 
 // New returns an engine that serves nothing yet.
-func New(log *zap.Logger) *Engine { return &Engine{shard: newShard(log)} }
+func New(cfg Config, m *metrics.Metrics, log *zap.Logger) *Engine {
+	e := &Engine{}
+	counts := m.Relay(cfg.Workers, cfg.Memory)
+	for i := range cfg.Workers {
+		e.shards = append(e.shards, newShard(cfg, i, counts, log))
+	}
+	return e
+}
 
 // Dial implements [proxy.Engine].
-func (e *Engine) Dial(ep *picker.Endpoint) picker.Conn { return newUpstream(e.shard, ep) }
+func (e *Engine) Dial(ep *picker.Endpoint) picker.Conn {
+	d := &destination{endpoint: ep, states: make([]picker.State, len(e.shards))}
+	for _, s := range e.shards {
+		d.upstreams = append(d.upstreams, newUpstream(s, d))
+	}
+	for _, u := range d.upstreams {
+		go u.run() // ends by Close, which waits for it
+	}
+	return d
+}
 
 // Serve implements [proxy.Engine].
 func (e *Engine) Serve(p *proxy.Policy, l net.Listener, service string) error {
@@ -66,18 +85,18 @@ func (e *Engine) Serve(p *proxy.Policy, l net.Listener, service string) error {
 			}
 			return err
 		}
-		e.callers.Add(1)
-		e.shard.attach(nc, func(t transport) *conn {
-			c := e.shard.core.newConn(caller, t)
-			c.front = f
-			c.core.callers[c] = struct{}{}
-			if c.core.draining {
-				c.drain()
-			}
-			t.(*socket).ended = e.callers.Done
-			return c
-		})
+		e.accept(nc, f)
 	}
+}
+
+func (e *Engine) accept(nc net.Conn, f *front) {
+	proxy.FindDead(nc)
+	e.callers.Add(1)
+	s := e.shards[e.turn.Add(1)%uint32(len(e.shards))]
+	s.attach(nc, func(t transport) *conn {
+		t.(*socket).ended = e.callers.Done
+		return s.core.newCaller(t, f)
+	})
 }
 
 // acceptPause is how long accepting rests when the process has no file descriptors left, or the like.
@@ -111,12 +130,7 @@ func (e *Engine) Shutdown(ctx context.Context) {
 		l.Close()
 	}
 	e.mu.Unlock()
-	e.shard.enter(func(c *core) {
-		c.draining = true
-		for cn := range c.callers {
-			cn.drain()
-		}
-	})
+	e.enterAll((*core).drainAll)
 	gone := make(chan struct{})
 	go func() { // ends when the last caller's connection has, which is waited for below
 		e.callers.Wait()
@@ -125,13 +139,21 @@ func (e *Engine) Shutdown(ctx context.Context) {
 	select {
 	case <-gone:
 	case <-ctx.Done():
-		e.shard.enter((*core).failAll)
+		e.enterAll((*core).failAll)
 		select {
 		case <-gone:
 		case <-time.After(flushTimeout):
-			e.shard.enter((*core).endAll)
+			e.enterAll((*core).endAll)
 			<-gone
 		}
 	}
-	e.shard.close()
+	for _, s := range e.shards {
+		s.close()
+	}
+}
+
+func (e *Engine) enterAll(f func(*core)) {
+	for _, s := range e.shards {
+		s.enter(f)
+	}
 }

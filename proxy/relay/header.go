@@ -1,29 +1,24 @@
 package relay
 
 import (
+	"errors"
 	"strconv"
 	"strings"
 	"time"
 
-	"golang.org/x/net/http2/hpack"
 	"google.golang.org/grpc/codes"
 
 	"github.com/lbproxy/lbproxy/proxy"
 	"github.com/lbproxy/lbproxy/proxy/h2"
+	"github.com/lbproxy/lbproxy/proxy/h2/hpack"
 )
 
-// fieldOverhead is what SETTINGS_MAX_HEADER_LIST_SIZE counts for a field beside its name and value.
-const fieldOverhead = 32
-
-// field is called for each field of the block that is being decoded.
-func (c *core) field(f hpack.HeaderField) {
-	if c.size > maxHeaderListSize {
-		return // and do not count on: a small block can hold more than a uint32 counts
+// fieldsSize is the size of fields, as SETTINGS_MAX_HEADER_LIST_SIZE counts.
+func fieldsSize(fields []hpack.Field) (n int) {
+	for i := range fields {
+		n += int(fields[i].Size())
 	}
-	c.size += uint32(len(f.Name) + len(f.Value) + fieldOverhead)
-	if c.size <= maxHeaderListSize {
-		c.fields = append(c.fields, f)
-	}
+	return n
 }
 
 // onFragment begins a field block. Err is what was wrong with the HEADERS around it: the block is decoded all
@@ -39,6 +34,7 @@ func (c *conn) onFragment(h h2.FrameHeader, fragment []byte, err error) error {
 		return c.onBlock(h, fragment)
 	}
 	c.block, c.blockOf, c.fragments = append(c.block[:0], fragment...), h, 0
+	c.core.chargeConn(c)
 	return nil
 }
 
@@ -47,10 +43,14 @@ func (c *conn) onContinuation(h h2.FrameHeader, fragment []byte) error {
 		return h2.ConnectionError{Code: h2.ProtocolError, Reason: "CONTINUATION without HEADERS"}
 	}
 	c.fragments++
-	if c.fragments > maxContinuations || len(c.block)+len(fragment) > maxHeaderListSize {
-		return h2.ConnectionError{Code: h2.EnhanceYourCalm, Reason: "a field block is too long"}
+	if c.fragments > maxContinuations {
+		return errFragments
+	}
+	if len(c.block)+len(fragment) > int(c.core.cfg.MaxHeaderList) {
+		return errFields
 	}
 	c.block = append(c.block, fragment...)
+	c.core.chargeConn(c)
 	if !h.Flags.Has(h2.FlagEndHeaders) {
 		return nil
 	}
@@ -59,6 +59,7 @@ func (c *conn) onContinuation(h h2.FrameHeader, fragment []byte) error {
 	err := c.onBlock(of, c.block)
 	if cap(c.block) > maxKept {
 		c.block = nil
+		c.core.chargeConn(c)
 	}
 	return err
 }
@@ -66,12 +67,19 @@ func (c *conn) onContinuation(h h2.FrameHeader, fragment []byte) error {
 // onBlock decodes a field block, which must be done for every one and in their order, and acts on it.
 func (c *conn) onBlock(h h2.FrameHeader, block []byte) error {
 	core := c.core
-	core.fields, core.size = cleared(core.fields), 0
-	if _, err := c.dec.Write(block); err != nil {
+	var err error
+	core.fields, core.size, err = c.dec.Decode(cleared(core.fields), block, core.cfg.MaxHeaderList)
+	switch {
+	case errors.Is(err, hpack.ErrTooLarge):
+		return errFields
+	case err != nil:
 		return h2.ConnectionError{Code: h2.CompressionError, Reason: err.Error()}
 	}
-	if err := c.dec.Close(); err != nil {
-		return h2.ConnectionError{Code: h2.CompressionError, Reason: err.Error()}
+	c.work += int(core.size)
+	if core.size > core.cfg.MaxHeaderList {
+		if err := c.glitches(core.cfg.MaxGlitches/100, "field blocks that are too long"); err != nil {
+			return err
+		}
 	}
 	st := c.streams[h.StreamID]
 	if c.side == caller && st == nil {
@@ -80,7 +88,7 @@ func (c *conn) onBlock(h h2.FrameHeader, block []byte) error {
 	if st == nil {
 		return c.unknownStream(h)
 	}
-	if core.size > maxHeaderListSize {
+	if core.size > core.cfg.MaxHeaderList {
 		return h2.StreamError{StreamID: h.StreamID, Code: h2.EnhanceYourCalm, Reason: "the fields are too long"}
 	}
 	if c.side == caller || st.answered {
@@ -98,26 +106,33 @@ func (c *conn) onRequest(h h2.FrameHeader) error {
 		return h2.ConnectionError{Code: h2.StreamClosed, Reason: "HEADERS on a closed stream"}
 	}
 	c.lastID = h.StreamID
-	if core.size > maxHeaderListSize {
-		return h2.StreamError{StreamID: h.StreamID, Code: h2.EnhanceYourCalm, Reason: "the fields are too long"}
+	reject := func(cause string, code h2.ErrCode, reason string) error {
+		core.metrics.RequestRejected(cause)
+		return h2.StreamError{StreamID: h.StreamID, Code: code, Reason: reason}
 	}
-	if c.finished || len(c.streams) >= maxConcurrentStreams {
-		return h2.StreamError{StreamID: h.StreamID, Code: h2.RefusedStream, Reason: "no more streams are taken"}
+	switch {
+	case core.size > core.cfg.MaxHeaderList:
+		return reject("too_large", h2.EnhanceYourCalm, "the fields are too long")
+	case c.finished:
+		return reject("draining", h2.RefusedStream, "the connection ends")
+	case len(c.streams) >= int(core.cfg.MaxStreams):
+		return reject("too_many_streams", h2.RefusedStream, "no more streams are taken")
 	}
 	length, reason := checkRequest(core.fields)
 	if reason == "" && h.Flags.Has(h2.FlagEndStream) && length > 0 {
 		reason = "content-length without content"
 	}
 	if reason != "" {
-		return h2.StreamError{StreamID: h.StreamID, Code: h2.ProtocolError, Reason: reason}
+		return reject("malformed", h2.ProtocolError, reason)
 	}
 	st := core.newStream()
-	st.began, st.replay, st.code = time.Now(), true, codes.Unknown
+	st.owner, st.began, st.replay, st.code = c, core.now, true, codes.Unknown
 	st.request, st.size = append(st.request, core.fields...), core.size
 	in := &st.half[caller]
 	in.conn, in.id, in.expected = c, h.StreamID, length
-	in.send, in.recv = h2.SendWindow(c.peer.InitialWindowSize), h2.NewReceiveWindow(callerStreamWindow)
+	in.send, in.recv = h2.SendWindow(c.peer.InitialWindowSize), h2.NewReceiveWindow(streamWindow, maxStreamWindow)
 	c.streams[h.StreamID] = st
+	core.charge(st)
 	if h.Flags.Has(h2.FlagEndStream) {
 		in.gotEnd = true
 		st.half[backend].last = endStream
@@ -182,8 +197,9 @@ func (c *conn) onResponse(st *stream, h h2.FrameHeader) error {
 		st.headers(backend, fields, false)
 		return c.glitch("informational responses")
 	}
-	c.glitches = 0
+	c.useful()
 	st.answered, st.replay, st.body = true, false, kept(st.body)
+	c.core.charge(st)
 	in.expected = length
 	st.grpc = isGRPC(fields)
 	if end {
@@ -226,7 +242,7 @@ func (c *conn) onData(h h2.FrameHeader, payload []byte) error {
 	// The connection's window is given back at once: one stalled call must not hold up the others. What a
 	// connection can make us hold is bounded by its streams' windows.
 	if update := c.recv.Release(len(payload)); update > 0 {
-		c.out = h2.AppendWindowUpdate(c.out, 0, update)
+		c.out = h2.AppendWindowUpdate(c.writable(), 0, update)
 		c.mark()
 	}
 	data, err := h2.ParseData(h, payload)
@@ -260,7 +276,7 @@ func (c *conn) onData(h h2.FrameHeader, payload []byte) error {
 		st.credit(c.side, len(payload))
 		return c.glitch("empty DATA")
 	}
-	c.glitches = 0
+	c.useful()
 	in.gotEnd = end
 	if c.side == backend && end {
 		st.responseEnded()
@@ -272,50 +288,46 @@ func (c *conn) onData(h h2.FrameHeader, payload []byte) error {
 
 // writeRequest writes the call's field block, as the backend is to get it.
 func (c *conn) writeRequest(st *stream, end bool) {
-	c.encoded.Reset()
-	spent := time.Since(st.began)
-	for _, f := range st.request {
-		if strings.HasPrefix(f.Name, proxy.MetadataPrefix) {
-			continue
+	block := c.core.encoded[:0]
+	spent := c.core.now.Sub(st.began)
+	for i := range st.request {
+		f := &st.request[i]
+		switch {
+		case strings.HasPrefix(f.Name, proxy.MetadataPrefix):
+		case f.Name == "grpc-timeout" && spent > time.Millisecond && !st.deadline.IsZero():
+			// A call that did not wait gets its time untouched; what passed is below the precision of timeouts.
+			left := formatTimeout(st.deadline.Sub(c.core.now))
+			block = c.enc.AppendField(block, hpack.Field{Name: f.Name, Value: left, Sensitive: f.Sensitive})
+		default:
+			block = c.enc.AppendField(block, *f)
 		}
-		// A call that did not wait gets its time untouched; what passed is below the precision of timeouts.
-		if f.Name == "grpc-timeout" && spent > time.Millisecond && !st.deadline.IsZero() {
-			f.Value = formatTimeout(time.Until(st.deadline))
-		}
-		c.encode(f)
 	}
-	c.out = h2.AppendHeaders(c.out, st.half[backend].id, c.encoded.Bytes(), end, c.peer.MaxFrameSize)
-	c.mark()
+	c.writeBlock(st.half[backend].id, block, end)
 }
 
 // writeHeaders writes a field block as it came.
-func (c *conn) writeHeaders(id uint32, fields []hpack.HeaderField, end bool) {
-	c.encoded.Reset()
-	for _, f := range fields {
-		c.encode(f)
-	}
-	c.out = h2.AppendHeaders(c.out, id, c.encoded.Bytes(), end, c.peer.MaxFrameSize)
-	c.mark()
+func (c *conn) writeHeaders(id uint32, fields []hpack.Field, end bool) {
+	c.writeBlock(id, c.enc.Append(c.core.encoded[:0], fields...), end)
 }
 
-func (c *conn) encode(f hpack.HeaderField) {
-	if err := c.enc.WriteField(f); err != nil {
-		panic(err) // a bytes.Buffer takes everything
-	}
+func (c *conn) writeBlock(id uint32, block []byte, end bool) {
+	c.out = h2.AppendHeaders(c.writable(), id, block, end, c.peer.MaxFrameSize)
+	c.mark()
+	c.core.encoded = kept(block)
 }
 
 // statusFields is the field block of a status that the proxy makes: trailers, or all of the response.
-func (c *core) statusFields(err *proxy.Error, trailers bool) []hpack.HeaderField {
+func (c *core) statusFields(err *proxy.Error, trailers bool) []hpack.Field {
 	c.status = cleared(c.status)
 	if !trailers {
 		c.status = append(c.status,
-			hpack.HeaderField{Name: ":status", Value: "200"},
-			hpack.HeaderField{Name: "content-type", Value: "application/grpc"})
+			hpack.Field{Name: ":status", Value: "200"},
+			hpack.Field{Name: "content-type", Value: "application/grpc"})
 	}
 	c.status = append(c.status,
-		hpack.HeaderField{Name: "grpc-status", Value: strconv.Itoa(int(err.Code))},
-		hpack.HeaderField{Name: "grpc-message", Value: percentEncode(err.Message)},
-		hpack.HeaderField{Name: proxy.ErrorTrailer, Value: string(err.Reason)})
+		hpack.Field{Name: "grpc-status", Value: strconv.Itoa(int(err.Code))},
+		hpack.Field{Name: "grpc-message", Value: percentEncode(err.Message)},
+		hpack.Field{Name: proxy.ErrorTrailer, Value: string(err.Reason)})
 	return c.status
 }
 
@@ -335,7 +347,7 @@ func percentEncode(s string) string {
 }
 
 // statusOf is the gRPC status in the fields that end a response.
-func statusOf(fields []hpack.HeaderField) codes.Code {
+func statusOf(fields []hpack.Field) codes.Code {
 	for _, f := range fields {
 		if f.Name == "grpc-status" {
 			if n, err := strconv.ParseUint(f.Value, 10, 32); err == nil {
@@ -346,7 +358,7 @@ func statusOf(fields []hpack.HeaderField) codes.Code {
 	return codes.Unknown
 }
 
-func isGRPC(fields []hpack.HeaderField) bool {
+func isGRPC(fields []hpack.Field) bool {
 	for _, f := range fields {
 		if f.Name == "content-type" {
 			return strings.HasPrefix(f.Value, "application/grpc")

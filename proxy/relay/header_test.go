@@ -5,7 +5,7 @@ import (
 	"testing"
 	"time"
 
-	"golang.org/x/net/http2/hpack"
+	"github.com/lbproxy/lbproxy/proxy/h2/hpack"
 )
 
 func TestParseTimeout(t *testing.T) {
@@ -109,9 +109,9 @@ func TestCheckRequest(t *testing.T) {
 		{"connection-specific", append(good[:4:4], [2]string{"connection", "close"}), false, 0},
 		{"te", append(good[:4:4], [2]string{"te", "gzip"}), false, 0},
 	} {
-		var fields []hpack.HeaderField
+		var fields []hpack.Field
 		for _, f := range tt.fields {
-			fields = append(fields, hpack.HeaderField{Name: f[0], Value: f[1]})
+			fields = append(fields, hpack.Field{Name: f[0], Value: f[1]})
 		}
 		length, reason := checkRequest(fields)
 		if (reason == "") != tt.ok || tt.ok && length != tt.length {

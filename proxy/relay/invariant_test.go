@@ -12,7 +12,7 @@ func (w *world) check() {
 		}
 		free[st] = true
 		for s := range st.half {
-			if st.half[s].conn != nil || st.half[s].listed || st.queued || st.timer >= 0 {
+			if st.half[s].conn != nil || st.half[s].turn != nil || st.queued || st.timer.place > 0 || st.charged != 0 {
 				w.t.Fatalf("a free stream is in use: %+v", st.half[s])
 			}
 		}
@@ -21,27 +21,70 @@ func (w *world) check() {
 		w.checkConn(p.c, free)
 	}
 	for _, u := range w.upstreams {
-		for _, st := range u.queue {
-			if free[st] || !st.queued || st.half[backend].conn != nil {
-				w.t.Fatal("a stream waits for a connection and is not in that state")
-			}
-		}
+		w.checkLine(&u.queue, func(st *stream) bool { return !free[st] && st.queued && st.half[backend].conn == nil })
 	}
 	for st := range w.core.waiting {
-		if free[st] || st.timer < 0 {
+		if free[st] || st.timer.place == 0 {
 			w.t.Fatal("a free stream waits for an endpoint, or one waits without end")
 		}
 	}
-	for i, st := range w.core.timers.h {
-		if free[st] || st.timer != i {
-			w.t.Fatal("a timer is on a free stream, or not where it says")
+	for i, timer := range w.core.timers.h {
+		if timer.place != i+1 {
+			w.t.Fatal("a timer is not where it says")
 		}
+	}
+	w.checkMemory()
+}
+
+// checkMemory fails the test if what is charged is not what is held.
+func (w *world) checkMemory() {
+	w.t.Helper()
+	used := 0
+	for _, p := range w.peers {
+		c, held := p.c, 0
+		for _, st := range c.streams {
+			if st.owner == c {
+				held += st.holds()
+			}
+		}
+		if c.held != held {
+			w.t.Fatalf("a connection is charged with %d bytes for its calls, which hold %d", c.held, held)
+		}
+		if want := cap(c.out) + c.taken + cap(c.block); !c.dead && c.charged != want || c.dead && c.charged != 0 {
+			w.t.Fatalf("a connection is charged with %d bytes and holds %d", c.charged, want)
+		}
+		used += held + c.charged
+	}
+	if used != w.core.memory.used {
+		w.t.Fatalf("%d bytes are charged, %d are held", w.core.memory.used, used)
+	}
+	if w.core.memory.exceeded() {
+		w.t.Fatalf("%d bytes are held, %d are allowed", used, w.core.memory.limit)
+	}
+}
+
+// checkLine fails the test if a line is not sound, or one that stands in it does not belong there.
+func (w *world) checkLine(l *line, belongs func(*stream) bool) {
+	w.t.Helper()
+	n := 0
+	for t := l.first; t != nil; t = t.after {
+		if t.first == nil || l.turns[t.owner] != t {
+			w.t.Fatal("an owner that has nothing in line gets a turn")
+		}
+		for st := t.first; st != nil; st = st.half[l.side].after {
+			if n++; st.half[l.side].turn != t || st.owner != t.owner || !belongs(st) {
+				w.t.Fatalf("a stream stands in line that does not belong there: %+v", st.half[l.side])
+			}
+		}
+	}
+	if n != l.len || len(l.turns) > n {
+		w.t.Fatalf("a line of %d says it has %d, of %d owners", n, l.len, len(l.turns))
 	}
 }
 
 func (w *world) checkConn(c *conn, free map[*stream]bool) {
 	w.t.Helper()
-	if c.dead && (len(c.streams) > 0 || c.blocked.first != nil) {
+	if c.dead && (len(c.streams) > 0 || c.blocked.len > 0) {
 		w.t.Fatal("a dead connection has streams")
 	}
 	for id, st := range c.streams {
@@ -58,31 +101,25 @@ func (w *world) checkConn(c *conn, free map[*stream]bool) {
 			w.t.Fatalf("stream %d: %d of %d bytes sent", id, h.sent, len(h.queue))
 		case h.recv.Held() < 0:
 			w.t.Fatalf("stream %d: more was given back than was received: %d", id, h.recv.Held())
-		case !h.listed && !h.done && len(h.queue) > h.sent && h.send > 0:
+		case h.turn == nil && !h.done && len(h.queue) > h.sent && h.send > 0:
 			w.t.Fatalf("stream %d could send and is not in line", id)
-		case !h.listed && !h.done && len(h.queue) == h.sent && h.last != nothing:
+		case h.turn == nil && !h.done && len(h.queue) == h.sent && h.last != nothing:
 			w.t.Fatalf("stream %d could end and is not in line", id)
 		}
-		if waiting := len(h.queue) - h.sent; waiting > backendStreamWindow+maxReplay {
+		if waiting := len(h.queue) - h.sent; waiting > maxStreamWindow+maxReplay {
 			w.t.Fatalf("stream %d holds %d bytes", id, waiting)
 		}
-		if cap(h.queue) > 8*backendStreamWindow {
+		if cap(h.queue) > 8*maxStreamWindow {
 			w.t.Fatalf("stream %d keeps %d bytes to hold %d", id, cap(h.queue), len(h.queue)-h.sent)
 		}
 	}
 	if c.recv.Held() != 0 {
 		w.t.Fatalf("the connection's window is short of %d bytes", c.recv.Held())
 	}
-	n := 0
-	for st := c.blocked.first; st != nil; st = st.half[c.side].after {
+	w.checkLine(&c.blocked, func(st *stream) bool {
 		h := &st.half[c.side]
-		if n++; n > len(c.streams) || c.streams[h.id] != st || !h.listed {
-			w.t.Fatal("a stream that is not live stands in line")
-		}
-		if h.done || len(h.queue) == h.sent && h.last == nothing {
-			w.t.Fatalf("stream %d stands in line with nothing to send", h.id)
-		}
-	}
+		return c.streams[h.id] == st && !h.done && (len(h.queue) > h.sent || h.last != nothing)
+	})
 }
 
 // checkEmpty fails the test if anything is left of the calls after their connections.
@@ -102,14 +139,17 @@ func (w *world) checkEmpty() {
 		w.t.Errorf("left: %d callers, %d timers, %d waiting", len(c.callers), len(c.timers.h), len(c.waiting))
 	}
 	for addr, u := range w.upstreams {
-		if len(u.queue) != 0 || u.conn != nil {
-			w.t.Errorf("left at %s: %d queued", addr, len(u.queue))
+		if u.queue.len != 0 || len(u.conns) != 0 {
+			w.t.Errorf("left at %s: %d queued, %d connections", addr, u.queue.len, len(u.conns))
 		}
 	}
 	for st := c.free; st != nil; st = st.next {
 		delete(w.seen, st)
 	}
-	if len(w.seen) != 0 {
+	if c.memory.used != 0 {
+		w.t.Errorf("%d bytes are still charged", c.memory.used)
+	}
+	if len(w.seen) != 0 && c.frees < maxFree {
 		w.t.Errorf("%d streams are neither live nor free", len(w.seen))
 	}
 }

@@ -230,7 +230,10 @@ func (p *peer) raw(b []byte) {
 		if n == 0 {
 			p.w.t.Fatal("the core has no space to read to")
 		}
-		p.c.received(n)
+		for more := p.c.received(n); more; {
+			p.w.flush()
+			more = p.c.received(0)
+		}
 		b = b[n:]
 	}
 }

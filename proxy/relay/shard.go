@@ -2,35 +2,56 @@ package relay
 
 import (
 	"net"
+	"runtime"
 	"runtime/debug"
 	"sync"
 	"time"
 
 	"go.uber.org/zap"
-)
 
-// ackDelay is how long an answer to a PING may wait for other frames to go with. Peers that measure the
-// bandwidth ping with nearly every message; answering at once would double the writes.
-const ackDelay = 2 * time.Millisecond
+	"github.com/lbproxy/lbproxy/metrics"
+)
 
 // shard drives one core: it holds the lock, and does the core's I/O and waiting.
 type shard struct {
-	log *zap.Logger
+	log     *zap.Logger
+	metrics *metrics.Relay
+	alone   bool // one thread runs all of Go's code
 
 	mu       sync.Mutex // protects everything below, and all of the core:
 	core     *core
-	timer    *time.Timer
-	timerAt  time.Time
-	acks     *time.Timer
-	acking   bool
+	timer    wakeup
+	acks     wakeup
 	awaiting map[<-chan struct{}]bool
+	flushing bool           // somebody is about to flush
 	closed   chan struct{}  // closed by close
 	helpers  sync.WaitGroup // goroutines that wait for generations
 }
 
-func newShard(log *zap.Logger) *shard {
-	s := &shard{log: log, awaiting: map[<-chan struct{}]bool{}, closed: make(chan struct{})}
-	s.core = newCore(s)
+// wakeup is a call at some time.
+type wakeup struct {
+	timer *time.Timer
+	at    time.Time // zero if there is none to come
+}
+
+func (w *wakeup) set(now, at time.Time, f func()) {
+	if w.timer == nil {
+		w.timer = time.AfterFunc(at.Sub(now), f)
+	} else {
+		w.timer.Reset(at.Sub(now))
+	}
+	w.at = at
+}
+
+func (w *wakeup) stop() {
+	if w.timer != nil {
+		w.timer.Stop()
+	}
+}
+
+func newShard(cfg Config, index int, m *metrics.Relay, log *zap.Logger) *shard {
+	s := &shard{log: log, metrics: m, alone: runtime.GOMAXPROCS(0) == 1, awaiting: map[<-chan struct{}]bool{}, closed: make(chan struct{})}
+	s.core = newCore(cfg, index, m, s)
 	return s
 }
 
@@ -38,26 +59,68 @@ func newShard(log *zap.Logger) *shard {
 func (s *shard) enter(f func(*core)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	f(s.core)
+	s.do(func() { f(s.core) })
 	s.flush()
+}
+
+// do has the core do something. A defect in it costs the connection that was being handled, and no other.
+func (s *shard) do(f func()) {
+	defer func() {
+		if defect := recover(); defect != nil {
+			s.contain(defect)
+		}
+	}()
+	s.core.now, s.core.blame = time.Now(), nil
+	f()
+	s.core.relieve()
+	s.metrics.SetMemory(s.core.index, s.core.memory.used)
+}
+
+func (s *shard) contain(defect any) {
+	s.metrics.Defect()
+	s.log.Error("defect in the handling of a connection, which is closed; please report it",
+		zap.Any("defect", defect), zap.ByteString("stack", debug.Stack()))
+	c := s.core.blame
+	if c == nil {
+		return
+	}
+	defer func() {
+		if recover() != nil { // what is left of it is in no state to be ended in order
+			c.dead, c.streams = true, nil
+			c.transport.close()
+		}
+	}()
+	c.end(errDefect)
 }
 
 // wakeAt implements wishes.
 func (s *shard) wakeAt(t time.Time) {
 	switch {
-	case t.IsZero() || t.Equal(s.timerAt):
-	case s.timer == nil:
-		s.timer = time.AfterFunc(time.Until(t), s.expire)
-	default:
-		s.timer.Reset(time.Until(t))
+	case t.IsZero():
+		s.timer.at = t
+	case !t.Equal(s.timer.at):
+		s.timer.set(s.core.now, t, s.expire)
 	}
-	s.timerAt = t
 }
 
 func (s *shard) expire() {
 	s.enter(func(c *core) {
-		s.timerAt = time.Time{}
-		c.expire(time.Now())
+		s.timer.at = time.Time{}
+		c.expire()
+	})
+}
+
+// ackSoon implements wishes.
+func (s *shard) ackSoon(within time.Duration) {
+	if at := s.core.now.Add(within); s.acks.at.IsZero() || at.Before(s.acks.at) {
+		s.acks.set(s.core.now, at, s.flushAcks)
+	}
+}
+
+func (s *shard) flushAcks() {
+	s.enter(func(c *core) {
+		s.acks.at = time.Time{}
+		c.flushAcks()
 	})
 }
 
@@ -80,25 +143,8 @@ func (s *shard) wakeWhen(again <-chan struct{}) {
 	})
 }
 
-// ackSoon implements wishes.
-func (s *shard) ackSoon() {
-	if s.acking {
-		return
-	}
-	s.acking = true
-	if s.acks == nil {
-		s.acks = time.AfterFunc(ackDelay, s.flushAcks)
-		return
-	}
-	s.acks.Reset(ackDelay)
-}
-
-func (s *shard) flushAcks() {
-	s.enter(func(c *core) {
-		s.acking = false
-		c.flushAcks()
-	})
-}
+// dial implements wishes.
+func (s *shard) dial(u *upstream) { u.additional.Go(u.dialAdditional) }
 
 // close ends what waits. Connections have been closed before.
 func (s *shard) close() {
@@ -106,11 +152,8 @@ func (s *shard) close() {
 	s.helpers.Wait()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, t := range []*time.Timer{s.timer, s.acks} {
-		if t != nil {
-			t.Stop()
-		}
-	}
+	s.timer.stop()
+	s.acks.stop()
 }
 
 // attach makes a connection of the core's out of a socket, and starts to read it.
@@ -123,16 +166,20 @@ func (s *shard) attach(nc net.Conn, make func(transport) *conn) *conn {
 	return k.conn
 }
 
-// guard keeps a defect in the handling of one connection to that connection.
-func (s *shard) guard(c *conn, f func()) {
-	defer func() {
-		if defect := recover(); defect != nil {
-			s.log.Error("defect in the handling of a connection, which is closed; please report it",
-				zap.Any("defect", defect), zap.ByteString("stack", debug.Stack()))
-			c.end(errDefect)
-		}
-	}()
-	f()
+// flushSoon flushes after other connections have been read, so that what comes of them rides along. It is of
+// use as long as one thread does it all; to wake another costs more than is saved.
+func (s *shard) flushSoon() {
+	if s.flushing || len(s.core.dirty) == 0 {
+		return
+	}
+	if s.alone {
+		s.flushing = true
+		s.mu.Unlock()
+		runtime.Gosched()
+		s.mu.Lock()
+		s.flushing = false
+	}
+	s.flush()
 }
 
 // flush writes out what the core has to be written. The lock is not held during system calls; what comes up
@@ -142,6 +189,6 @@ func (s *shard) flush() {
 		last := len(s.core.dirty) - 1
 		c := s.core.dirty[last]
 		s.core.dirty = s.core.dirty[:last]
-		c.transport.(*socket).flush()
+		c.transport.flush()
 	}
 }

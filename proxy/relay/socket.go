@@ -1,9 +1,9 @@
 package relay
 
 import (
-	"errors"
 	"io"
 	"net"
+	"runtime"
 	"syscall"
 	"time"
 	"unsafe"
@@ -23,7 +23,8 @@ type socket struct {
 	n        int
 	err      error
 
-	greeting bool // the reader's: the peer has handshakeTimeout to say what it speaks
+	unfinished bool // the reader's: not all of what was read has been understood
+	greeting   bool // the reader's: the peer has a time to say what it speaks
 
 	// The shard's lock protects:
 	closing bool
@@ -31,17 +32,9 @@ type socket struct {
 	ended   func() // called when the connection has ended and its reader has; may be nil
 }
 
-var (
-	errDefect  = errors.New("defect in lbproxy")
-	errStalled = errors.New("the peer does not read")
-)
-
-// handshakeTimeout is how long a peer may take until its preface and SETTINGS have come.
-const handshakeTimeout = 10 * time.Second
-
 func newSocket(s *shard, nc net.Conn) *socket {
 	k := &socket{shard: s, nc: nc, greeting: true}
-	nc.SetReadDeadline(time.Now().Add(handshakeTimeout))
+	nc.SetReadDeadline(time.Now().Add(s.core.cfg.HandshakeTimeout))
 	rc, err := nc.(syscall.Conn).SyscallConn()
 	if err != nil {
 		panic(err) // TCP and Unix sockets have one
@@ -67,6 +60,7 @@ func (k *socket) read() {
 		for {
 			n, err := rawRead(int(fd), c.space())
 			if err == syscall.EAGAIN {
+				c.rest()
 				return false
 			}
 			if !k.feed(n, err) {
@@ -99,26 +93,47 @@ func (k *socket) hangUp() {
 	}
 }
 
+// batchable is how much may be read at once for what comes of it to be written later, with more.
+const batchable = 8 << 10
+
 // feed passes on what was read, and tells whether to read on.
 func (k *socket) feed(n int, err error) bool {
 	s, c := k.shard, k.conn
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	switch {
-	case c.dead:
-	case n > 0:
-		s.guard(c, func() { c.received(n) })
-		if k.greeting && c.greeted {
-			k.greeting = false
-			k.nc.SetReadDeadline(time.Time{})
+	for more := true; more && !c.dead; {
+		more = false
+		s.do(func() { more = k.step(n, err) })
+		if n > batchable {
+			s.flush()
+		} else {
+			s.flushSoon()
 		}
+		if n = 0; more {
+			s.mu.Unlock()
+			runtime.Gosched()
+			s.mu.Lock()
+		}
+	}
+	return !c.dead
+}
+
+func (k *socket) step(n int, err error) (more bool) {
+	c := k.conn
+	c.core.blame = c
+	switch {
 	case err != nil:
 		c.end(err)
-	default:
+	case n == 0 && !k.unfinished:
 		c.end(io.EOF)
+	default:
+		k.unfinished = c.received(n)
 	}
-	s.flush()
-	return !c.dead
+	if k.greeting && c.greeted {
+		k.greeting = false
+		k.nc.SetReadDeadline(time.Time{})
+	}
+	return k.unfinished
 }
 
 // flush writes what there is. The lock is held when it is called and when it returns, but not meanwhile.
@@ -141,7 +156,7 @@ func (k *socket) flush() {
 		}
 		c.wrote(b)
 		if err != nil {
-			c.out = c.out[:0]
+			c.out = nil
 			c.end(err)
 		}
 	}

@@ -5,12 +5,12 @@ import (
 	"slices"
 	"time"
 
-	"golang.org/x/net/http2/hpack"
 	"google.golang.org/grpc/codes"
 
 	"github.com/lbproxy/lbproxy/picker"
 	"github.com/lbproxy/lbproxy/proxy"
 	"github.com/lbproxy/lbproxy/proxy/h2"
+	"github.com/lbproxy/lbproxy/proxy/h2/hpack"
 )
 
 const (
@@ -27,12 +27,16 @@ const (
 type stream struct {
 	call  proxy.Call
 	half  [2]half // by side
+	owner *conn   // the caller's connection, as long as the call lasts
 	began time.Time
 
-	request []hpack.HeaderField // the caller's field block
-	size    uint32              // of it, as SETTINGS_MAX_HEADER_LIST_SIZE counts
-	body    []byte              // DATA of the request, to be sent again
-	replay  bool                // body holds all of it
+	request []hpack.Field // the caller's field block
+	size    uint32        // of it, as SETTINGS_MAX_HEADER_LIST_SIZE counts
+	body    []byte        // DATA of the request, to be sent again
+	replay  bool          // body holds all of it
+
+	trailers int // the size of those that are kept
+	charged  int // for what the call holds
 
 	tried    [maxPicks - 1]*picker.Endpoint
 	tries    int  // how many of them there are
@@ -44,8 +48,7 @@ type stream struct {
 
 	deadline time.Time // the caller's; zero if there is none
 	giveUp   time.Time // when an endpoint must have come; zero if none is waited for
-	due      time.Time // of the timer
-	timer    int       // its place among the timers; -1 if it is not set
+	timer    timer     // whichever is first
 
 	next *stream // when it is free
 }
@@ -60,7 +63,7 @@ type half struct {
 	queue    []byte // queue[sent:] is DATA for the peer that its windows have no room for
 	sent     int
 	credited int // how much of it was sent before, to another endpoint
-	trailers []hpack.HeaderField
+	trailers []hpack.Field
 	last     last // what follows the queue
 
 	headed   bool  // HEADERS have been sent
@@ -68,7 +71,7 @@ type half struct {
 	gotEnd   bool  // END_STREAM has come
 	expected int64 // bytes of DATA still to come, by content-length; negative if it is not known
 
-	listed        bool // among conn.blocked
+	turn          *turn // in which line it stands: conn.blocked, or upstream.queue; nil for none
 	before, after *stream
 }
 
@@ -99,14 +102,14 @@ func (st *stream) pick(c *core) {
 			continue
 		}
 		delete(c.waiting, st)
-		endpoint.Conn().(*upstream).take(c, st)
+		endpoint.Conn().(*destination).of(c).take(c, st)
 		return // perhaps it has ended already
 	}
 }
 
 func (st *stream) startWaiting(c *core) {
 	if st.giveUp.IsZero() {
-		st.giveUp = time.Now().Add(st.call.WaitTimeout())
+		st.giveUp = c.now.Add(st.call.WaitTimeout())
 		st.setTimer(c)
 	}
 }
@@ -127,15 +130,14 @@ func (st *stream) setTimer(c *core) {
 	if !st.giveUp.IsZero() && (at.IsZero() || st.giveUp.Before(at)) {
 		at = st.giveUp
 	}
-	if at.IsZero() && st.timer < 0 {
-		return
+	if !at.IsZero() || st.timer.place > 0 {
+		c.set(&st.timer, at)
 	}
-	c.timers.set(st, at)
-	c.wishes.wakeAt(c.timers.next())
 }
 
-func (st *stream) timedOut(c *core, now time.Time) {
-	if !st.deadline.IsZero() && !now.Before(st.deadline) {
+func (st *stream) timedOut(c *core) {
+	c.blame = st.owner
+	if !st.deadline.IsZero() && !c.now.Before(st.deadline) {
 		doing := "waiting for the answer"
 		if st.half[backend].conn == nil {
 			doing = "waiting for an instance"
@@ -154,19 +156,23 @@ func (st *stream) open(cn *conn) {
 	}
 	h := &st.half[backend]
 	h.conn, h.id = cn, cn.nextID
-	h.send, h.recv = h2.SendWindow(cn.peer.InitialWindowSize), h2.NewReceiveWindow(backendStreamWindow)
+	h.send, h.recv = h2.SendWindow(cn.peer.InitialWindowSize), h2.NewReceiveWindow(streamWindow, maxStreamWindow)
 	h.expected = -1
 	cn.nextID += 2
 	cn.streams[h.id] = st
+	cn.watch(st.call.Keepalive())
 	noBody := len(h.queue) == 0 && h.last == endStream
 	cn.writeRequest(st, noBody)
 	h.headed = true
 	if noBody {
 		h.done = true
-		return
+	} else {
+		cn.unblock(st)
+		cn.pump()
 	}
-	cn.unblock(st)
-	cn.pump()
+	if cn.nextID > h2.MaxStreamID {
+		cn.upstream.retire(cn, errExhausted)
+	}
 }
 
 // again gives the call to another endpoint, if its request can be sent again and none has processed it.
@@ -176,7 +182,7 @@ func (st *stream) again(c *core) bool {
 	}
 	st.tried[st.tries] = st.call.Endpoint()
 	st.tries++
-	st.call.Unpick()
+	st.call.Retry()
 	h := &st.half[backend]
 	unsent := len(h.queue) - h.sent - h.credited
 	*h = half{
@@ -185,6 +191,7 @@ func (st *stream) again(c *core) bool {
 	if h.last == nothing && st.half[caller].gotEnd {
 		h.last = endStream
 	}
+	c.charge(st)
 	st.pick(c)
 	return true
 }
@@ -196,7 +203,7 @@ func (st *stream) relay(from side, data []byte, end bool) {
 	}
 	if from == backend && end && st.grpc {
 		st.relay(from, data, false)
-		st.broken(st.half[caller].conn.core, errNoStatus)
+		st.broken(st.owner.core, errNoStatus)
 		return
 	}
 	out := &st.half[from.other()]
@@ -216,6 +223,7 @@ func (st *stream) relay(from side, data []byte, end bool) {
 		return
 	}
 	out.enqueue(data)
+	st.owner.core.charge(st)
 	if out.conn != nil {
 		out.conn.unblock(st)
 		out.conn.pump()
@@ -235,11 +243,15 @@ func (st *stream) keep(data []byte) {
 	if !st.replay {
 		return
 	}
+	had := cap(st.body)
 	if st.answered || len(st.body)+len(data) > maxReplay {
 		st.replay, st.body = false, kept(st.body)
-		return
+	} else {
+		st.body = append(st.body, data...)
 	}
-	st.body = append(st.body, data...)
+	if cap(st.body) != had {
+		st.owner.core.charge(st)
+	}
 }
 
 // credit lets a peer send n bytes more, because the other side has taken as many.
@@ -249,19 +261,21 @@ func (st *stream) credit(to side, n int) {
 		return
 	}
 	if update := h.recv.Release(n); update > 0 {
-		h.conn.out = h2.AppendWindowUpdate(h.conn.out, h.id, update)
+		h.conn.out = h2.AppendWindowUpdate(h.conn.writable(), h.id, update)
 		h.conn.mark()
 	}
 }
 
 // headers passes a field block on that is not the request's first.
-func (st *stream) headers(from side, fields []hpack.HeaderField, end bool) {
+func (st *stream) headers(from side, fields []hpack.Field, end bool) {
 	out := &st.half[from.other()]
 	if out.done || out.last != nothing {
 		return
 	}
 	if out.conn == nil || len(out.queue) > 0 {
 		out.trailers, out.last = append(cleared(out.trailers), fields...), trailers
+		st.trailers += fieldsSize(fields)
+		st.owner.core.charge(st)
 		return
 	}
 	out.conn.writeHeaders(out.id, fields, end)
@@ -278,14 +292,14 @@ func (st *stream) settle() {
 	if !toCaller.done {
 		return
 	}
-	c := toCaller.conn.core
 	if !st.ended {
 		st.ended = true
 		st.call.End(st.code)
 	}
+	st.owner.completed()
 	// A response that is complete before its request ends the stream without an error (RFC 9113, section 8.1).
 	st.close(caller, h2.NoError)
-	c.release(st)
+	st.owner.core.release(st)
 }
 
 // close ends one half of the call, with RST_STREAM if it is not over yet.
@@ -307,22 +321,26 @@ func (st *stream) responseEnded() {
 	h.gotEnd = true
 	st.close(backend, h2.Cancel)
 	h.done, h.queue, h.sent = true, kept(h.queue), 0
+	st.owner.core.charge(st)
 }
 
 // release gives back a stream that both connections have forgotten.
 func (c *core) release(st *stream) {
 	delete(c.waiting, st)
-	if st.queued {
-		st.call.Endpoint().Conn().(*upstream).unqueue(st)
-	}
+	st.unqueue(c)
 	c.recycle(st)
+}
+
+// unqueue takes a call out of the line for a stream, if it stands there.
+func (st *stream) unqueue(c *core) {
+	if st.queued {
+		st.call.Endpoint().Conn().(*destination).of(c).unqueue(st)
+	}
 }
 
 // cancelled is called when the caller has given the call up; its half has ended.
 func (st *stream) cancelled(c *core) {
-	if st.queued {
-		st.call.Endpoint().Conn().(*upstream).unqueue(st)
-	}
+	st.unqueue(c)
 	if !st.ended {
 		st.ended = true
 		st.call.Cancel()
@@ -356,6 +374,10 @@ var errNoStatus = errors.New("its answer ends without a status")
 
 // lost is called when the backend's connection has ended.
 func (st *stream) lost(c *core, err error) {
+	if isViolation(err) {
+		st.broken(c, err)
+		return
+	}
 	st.fail(c, proxy.ErrBackendLost(st.call.Service(), st.call.Endpoint().Addr(), err))
 }
 
@@ -366,19 +388,29 @@ func (st *stream) broken(c *core, err error) {
 
 // fail ends the call with a status of the proxy's own.
 func (st *stream) fail(c *core, err *proxy.Error) {
-	if st.queued {
-		st.call.Endpoint().Conn().(*upstream).unqueue(st)
-	}
+	st.unqueue(c)
 	delete(c.waiting, st)
 	if !st.ended {
 		st.ended = true
 		st.call.Fail(err)
 	}
-	c.timers.remove(st)
+	c.timers.remove(&st.timer)
 	st.close(backend, h2.Cancel)
 	toCaller := &st.half[caller]
 	toCaller.last = nothing
 	st.headers(backend, c.statusFields(err, toCaller.headed), true)
+}
+
+// discard fails a call that holds too much memory, and lets go of what it holds.
+func (st *stream) discard(c *core) {
+	st.half[caller].queue, st.half[caller].sent = nil, 0
+	st.half[backend].queue, st.half[backend].sent = nil, 0
+	st.body, st.replay = nil, false
+	if h := &st.half[caller]; h.conn != nil {
+		h.conn.blocked.remove(st)
+	}
+	c.charge(st)
+	st.fail(c, proxy.ErrMemory(st.call.Service(), int(c.cfg.Memory)))
 }
 
 // codeOf is the status that a caller's library makes of a reset stream (the gRPC HTTP/2 protocol, Errors).

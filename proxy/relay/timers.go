@@ -5,65 +5,72 @@ import (
 	"time"
 )
 
-// timers holds the streams that something must happen to at some time, the soonest first.
+// timer has something happen at some time.
+type timer struct {
+	fire  func(c *core)
+	due   time.Time
+	place int // among the timers, counted from 1; 0 if it is not set
+}
+
+// timers holds the timers that are set, the soonest first.
 type timers struct{ h timerHeap }
 
-// set has st come due at t; the zero time is never.
-func (t *timers) set(st *stream, at time.Time) {
+// set has t fire at a time; the zero time is never.
+func (ts *timers) set(t *timer, at time.Time) {
 	switch {
 	case at.IsZero():
-		t.remove(st)
-	case st.timer < 0:
-		st.due = at
-		heap.Push(&t.h, st)
-	case !st.due.Equal(at):
-		st.due = at
-		heap.Fix(&t.h, st.timer)
+		ts.remove(t)
+	case t.place == 0:
+		t.due = at
+		heap.Push(&ts.h, t)
+	case !t.due.Equal(at):
+		t.due = at
+		heap.Fix(&ts.h, t.place-1)
 	}
 }
 
-func (t *timers) remove(st *stream) {
-	if st.timer >= 0 {
-		heap.Remove(&t.h, st.timer)
+func (ts *timers) remove(t *timer) {
+	if t.place > 0 {
+		heap.Remove(&ts.h, t.place-1)
 	}
 }
 
-// due takes out a stream whose time has come; nil if there is none.
-func (t *timers) due(now time.Time) *stream {
-	if len(t.h) == 0 || t.h[0].due.After(now) {
+// takeDue takes out a timer whose time has come; nil if there is none.
+func (ts *timers) takeDue(now time.Time) *timer {
+	if len(ts.h) == 0 || ts.h[0].due.After(now) {
 		return nil
 	}
-	return heap.Pop(&t.h).(*stream)
+	return heap.Pop(&ts.h).(*timer)
 }
 
 // next is when the next one comes due; zero if there is none.
-func (t *timers) next() time.Time {
-	if len(t.h) == 0 {
+func (ts *timers) next() time.Time {
+	if len(ts.h) == 0 {
 		return time.Time{}
 	}
-	return t.h[0].due
+	return ts.h[0].due
 }
 
-type timerHeap []*stream
+type timerHeap []*timer
 
 func (h timerHeap) Len() int           { return len(h) }
 func (h timerHeap) Less(i, j int) bool { return h[i].due.Before(h[j].due) }
 func (h timerHeap) Swap(i, j int) {
 	h[i], h[j] = h[j], h[i]
-	h[i].timer, h[j].timer = i, j
+	h[i].place, h[j].place = i+1, j+1
 }
 
 func (h *timerHeap) Push(x any) {
-	st := x.(*stream)
-	st.timer = len(*h)
-	*h = append(*h, st)
+	t := x.(*timer)
+	*h = append(*h, t)
+	t.place = len(*h)
 }
 
 func (h *timerHeap) Pop() any {
 	last := len(*h) - 1
-	st := (*h)[last]
+	t := (*h)[last]
 	(*h)[last] = nil
 	*h = (*h)[:last]
-	st.timer = -1
-	return st
+	t.place = 0
+	return t
 }

@@ -4,105 +4,119 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
 
 	"github.com/lbproxy/lbproxy/picker"
 	"github.com/lbproxy/lbproxy/proxy"
-	"github.com/lbproxy/lbproxy/proxy/h2"
 )
 
-// upstream is the connection to an endpoint: one at a time takes calls, and those before it that were told to
-// go away live as long as their last call.
+// upstream is a worker's connections to an endpoint. One is always there, or being made. Others are added as
+// long as the backend allows fewer streams on a connection than there are calls. Those that were told to go
+// away live as long as their last call.
 type upstream struct {
 	// Immutable:
-	endpoint *picker.Endpoint
-	shard    *shard
-	stop     context.CancelFunc
-	stopped  chan struct{} // closed when run has returned
-	again    chan struct{} // receives when it is worth trying again at once
+	destination *destination
+	shard       *shard
+	ctx         context.Context
+	stop        context.CancelFunc
+	stopped     chan struct{} // closed when run has returned
+	again       chan struct{} // receives when it is worth trying again at once
+	additional  sync.WaitGroup
 
 	// The shard's lock protects:
-	conn  *conn     // that takes calls; nil if there is none
-	queue []*stream // wait until it takes one more, or until the policy knows that there is none
+	conns   []*conn   // that take calls, the first ones first
+	queue   line      // waits until they take one more, or until the policy knows that there is none
+	growing bool      // one more connection is being made
+	growth  time.Time // not to be tried before
+	closed  bool      // no connection is to be made any more
 }
 
-// link is what run waits for on a connection.
+// link is what a connection's maker waits for.
 type link struct {
-	ready chan struct{} // closed when it takes calls
-	over  chan struct{} // closed when it takes none any more
-	err   error         // why; written before over is closed
+	ready      chan struct{} // closed when it takes calls
+	over       chan struct{} // closed when it takes none any more
+	err        error         // why; written before over is closed
+	additional bool
 }
+
+const (
+	// growthPause is how long no connection is added after one could not be made.
+	growthPause = time.Second
+	// additionalIdle is how long an additional connection lives without calls.
+	additionalIdle = 30 * time.Second
+)
 
 var (
 	errGoAway    = errors.New("the backend has sent GOAWAY")
+	errExhausted = errors.New("the connection's stream identifiers are used up")
 	errHandshake = errors.New("TCP connects but HTTP/2 does not; check that a gRPC server without TLS listens there")
 )
 
-func newUpstream(s *shard, e *picker.Endpoint) *upstream {
-	ctx, stop := context.WithCancel(context.Background())
+func newUpstream(s *shard, d *destination) *upstream {
 	u := &upstream{
-		endpoint: e, shard: s, stop: stop, stopped: make(chan struct{}), again: make(chan struct{}, 1),
+		destination: d, shard: s, stopped: make(chan struct{}), again: make(chan struct{}, 1), queue: line{side: backend},
 	}
-	go u.run(ctx) // ends by Close, which waits for it
+	u.ctx, u.stop = context.WithCancel(context.Background())
 	return u
 }
 
-// Reset implements [picker.Conn].
-func (u *upstream) Reset() {
+func (u *upstream) reset() {
 	select {
 	case u.again <- struct{}{}:
 	default: // it is about to try
 	}
 }
 
-// Close implements [picker.Conn].
-func (u *upstream) Close() {
-	u.stop()
-	<-u.stopped
-}
-
-// run keeps the endpoint connected and tells it how it stands.
-func (u *upstream) run(ctx context.Context) {
-	defer close(u.stopped)
+// run keeps the endpoint connected and tells it how it stands. It ends by stop.
+func (u *upstream) run() {
+	defer u.finish()
 	retry := &backoff.ExponentialBackOff{
 		InitialInterval: proxy.ConnectBackoffMin, MaxInterval: proxy.ConnectBackoffMax, Multiplier: 1.6, RandomizationFactor: 0.2,
 	}
 	for {
-		worked, err := u.connect(ctx)
-		if ctx.Err() != nil {
+		worked, err := u.connect(false)
+		if u.ctx.Err() != nil {
 			return
 		}
 		if worked {
 			retry.Reset()
-			u.endpoint.SetState(picker.Connecting, err)
-			u.shard.enter(u.repick)
+			u.setState(picker.Connecting, err)
 			continue
 		}
-		u.endpoint.SetState(picker.Failed, err)
-		u.shard.enter(u.repick)
+		u.setState(picker.Failed, err)
 		select {
 		case <-time.After(retry.NextBackOff()):
 		case <-u.again:
 			retry.Reset()
-		case <-ctx.Done():
+		case <-u.ctx.Done():
 			return
 		}
 	}
 }
 
+func (u *upstream) finish() {
+	u.shard.enter(func(*core) { u.closed = true })
+	u.additional.Wait()
+	close(u.stopped)
+}
+
+func (u *upstream) setState(state picker.State, cause error) {
+	u.destination.setState(u.shard.core.index, state, cause)
+	if state != picker.Ready {
+		u.shard.enter(u.repick)
+	}
+}
+
 // connect makes a connection and stays with it until it takes no more calls. It tells whether it ever did.
-func (u *upstream) connect(ctx context.Context) (worked bool, err error) {
-	nc, err := proxy.BackendDialer().DialContext(ctx, "tcp", u.endpoint.Addr())
+func (u *upstream) connect(additional bool) (worked bool, err error) {
+	nc, err := proxy.BackendDialer().DialContext(u.ctx, "tcp", u.destination.endpoint.Addr())
 	if err != nil {
 		return false, err
 	}
-	c := u.shard.attach(nc, func(t transport) *conn {
-		c := u.shard.core.newConn(backend, t)
-		c.upstream, c.link = u, &link{ready: make(chan struct{}), over: make(chan struct{})}
-		return c
-	})
+	c := u.shard.attach(nc, func(t transport) *conn { return u.newConn(u.shard.core, t, additional) })
 	handshake := time.NewTimer(proxy.ConnectTimeout)
 	defer handshake.Stop()
 	select {
@@ -112,95 +126,177 @@ func (u *upstream) connect(ctx context.Context) (worked bool, err error) {
 	case <-handshake.C:
 		u.shard.enter(func(*core) { c.end(errHandshake) })
 		return false, errHandshake
-	case <-ctx.Done():
+	case <-u.ctx.Done():
 		u.shard.enter(func(*core) { c.end(errFinished) })
-		return false, ctx.Err()
+		return false, u.ctx.Err()
 	}
-	u.endpoint.SetState(picker.Ready, nil)
+	if !additional {
+		u.setState(picker.Ready, nil)
+	}
 	select {
 	case <-c.link.over:
 		return true, c.link.err
-	case <-ctx.Done():
+	case <-u.ctx.Done():
 		u.shard.enter(func(*core) { c.end(errFinished) })
-		return true, ctx.Err()
+		return true, u.ctx.Err()
 	}
+}
+
+func (u *upstream) newConn(in *core, t transport, additional bool) *conn {
+	c := in.newConn(backend, t)
+	c.upstream = u
+	c.link = &link{ready: make(chan struct{}), over: make(chan struct{}), additional: additional}
+	c.life.fire = c.endIfIdle
+	return c
+}
+
+func (c *conn) endIfIdle(*core) {
+	if len(c.streams) == 0 {
+		c.end(errFinished)
+	}
+}
+
+// grow adds a connection, if there may be one more.
+func (u *upstream) grow(c *core) {
+	if u.growing || u.closed || len(u.conns) >= c.cfg.MaxConnections || c.now.Before(u.growth) {
+		return
+	}
+	u.growing = true
+	c.wishes.dial(u)
+}
+
+// dialAdditional makes one more connection and stays with it.
+func (u *upstream) dialAdditional() {
+	worked, _ := u.connect(true)
+	if worked {
+		return
+	}
+	u.shard.enter(func(c *core) {
+		u.growing = false
+		u.growth = c.now.Add(growthPause)
+	})
 }
 
 // greeted is called when the backend's SETTINGS have come: only now is it known how many streams it takes.
 func (u *upstream) greeted(c *conn) {
-	u.conn = c
-	close(c.link.ready)
-	for _, st := range u.queue {
-		st.stopWaiting(c.core)
+	u.conns = append(u.conns, c)
+	if c.link.additional {
+		u.growing = false
+		u.left(c)
 	}
-	u.admit()
+	close(c.link.ready)
+	for t := u.queue.first; t != nil; t = t.after {
+		for st := t.first; st != nil; st = st.half[backend].after {
+			st.stopWaiting(c.core)
+		}
+	}
+	u.admit(c.core)
 }
 
-// lost is called when a connection has ended.
-func (u *upstream) lost(c *conn, err error) { u.over(c, err) }
-
-// goingAway is called when the backend wants no more streams on a connection.
-func (u *upstream) goingAway(c *conn) { u.over(c, errGoAway) }
-
+// over is called when a connection takes no more calls: it has ended, or the backend wants it to.
 func (u *upstream) over(c *conn, err error) {
 	if c.link.err != nil {
 		return
 	}
 	c.link.err = err
 	close(c.link.over)
-	if u.conn != c {
+	i := slices.Index(u.conns, c)
+	if i < 0 {
 		return
 	}
-	u.conn = nil
-	u.repick(c.core)
+	u.conns = slices.Delete(u.conns, i, i+1)
+	if len(u.conns) == 0 {
+		u.repick(c.core)
+	}
+}
+
+// left is called when a call has ended on a connection.
+func (u *upstream) left(c *conn) {
+	u.admit(c.core)
+	if c.link.additional && len(c.streams) == 0 && !c.dead {
+		c.core.set(&c.life, c.core.now.Add(additionalIdle))
+	}
 }
 
 // repick gives the calls that wait to whom the policy chooses now.
 func (u *upstream) repick(c *core) {
-	queue := u.queue
-	u.queue = nil
-	for _, st := range queue {
-		st.queued = false
+	for range u.queue.len {
+		st := u.queue.pop()
+		if st == nil {
+			return
+		}
+		st.leaveQueue()
+		c.blame = st.owner
 		st.call.Unpick()
 		st.pick(c)
 	}
 }
 
-// take opens a call on the connection, or has it wait until the backend takes one more. If the connection has
+// take opens a call on a connection, or has it wait until the backend takes one more. If the connection has
 // ended between the policy's last look and ours, the call waits for what comes first: run tells the policy, and
 // has it picked again, or there is a new connection.
 func (u *upstream) take(c *core, st *stream) {
-	if u.conn == nil {
+	if len(u.conns) == 0 {
 		st.startWaiting(c)
 	} else {
 		st.stopWaiting(c)
-		if len(u.queue) == 0 && u.conn.hasRoom() {
-			st.open(u.conn)
+		if cn := u.roomy(); cn != nil && u.queue.len == 0 {
+			st.open(cn)
 			return
 		}
 	}
-	u.queue = append(u.queue, st)
+	u.queue.add(st, st.owner)
 	st.queued = true
+	st.call.Endpoint().CallQueued()
+	if len(u.conns) > 0 && u.full() {
+		u.grow(c)
+	}
 }
 
 // admit opens the calls that wait for as long as there is room.
-func (u *upstream) admit() {
-	for u.conn != nil && len(u.queue) > 0 && u.conn.hasRoom() {
-		st := u.queue[0]
-		u.queue = u.queue[1:]
-		st.queued = false
-		st.open(u.conn)
+func (u *upstream) admit(c *core) {
+	for u.queue.len > 0 {
+		cn := u.roomy()
+		if cn == nil {
+			return
+		}
+		st := u.queue.pop()
+		st.leaveQueue()
+		st.open(cn)
 	}
 }
 
 func (u *upstream) unqueue(st *stream) {
-	if i := slices.Index(u.queue, st); i >= 0 {
-		u.queue = slices.Delete(u.queue, i, i+1)
-	}
-	st.queued = false
+	u.queue.remove(st)
+	st.leaveQueue()
 }
 
-// hasRoom says whether a stream can be opened.
-func (c *conn) hasRoom() bool {
-	return !c.dead && !c.leaving && uint32(len(c.streams)) < c.peer.MaxConcurrentStreams && c.nextID < h2.MaxStreamID-2
+// leaveQueue notes that a call waits for a stream no longer.
+func (st *stream) leaveQueue() {
+	st.queued = false
+	st.call.Endpoint().CallUnqueued()
+}
+
+// retire has a connection take no more calls, and end with its last.
+func (u *upstream) retire(c *conn, err error) {
+	c.leaving, c.finished = true, true
+	u.over(c, err)
+	c.closeIfFinished()
+}
+
+// roomy is the first connection that a stream can be opened on; nil if there is none.
+func (u *upstream) roomy() *conn {
+	for _, c := range u.conns {
+		if c.allowsStream() && len(c.out) < highWater {
+			return c
+		}
+	}
+	return nil
+}
+
+// full says whether the backend allows no more streams on any connection.
+func (u *upstream) full() bool { return !slices.ContainsFunc(u.conns, (*conn).allowsStream) }
+
+func (c *conn) allowsStream() bool {
+	return !c.dead && !c.leaving && uint32(len(c.streams)) < c.peer.MaxConcurrentStreams
 }

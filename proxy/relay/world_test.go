@@ -32,10 +32,16 @@ type world struct {
 	wake     time.Time                // what the core wished last
 	awaiting map[<-chan struct{}]bool // what it waits for
 	acking   bool                     // it wishes to answer PINGs soon
+	dialling map[*upstream]bool       // that one more connection is to be made for
 	seen     map[*stream]struct{}     // every stream that was ever on a connection
 }
 
 const service = "hello"
+
+var testConfig = Config{
+	Workers: 1, Memory: 256 << 20, MaxStreams: 10_000, MaxHeaderList: 1 << 20, MaxGlitches: 10_000, MaxUnread: 16 << 20,
+	MaxConnections: 4, HandshakeTimeout: 10 * time.Second,
+}
 
 // newWorld returns a world whose service has instances at addrs, none of them connected.
 func newWorld(t testing.TB, addrs ...string) *world {
@@ -45,15 +51,17 @@ func newWorld(t testing.TB, addrs ...string) *world {
 		upstreams: map[string]*upstream{},
 		awaiting:  map[<-chan struct{}]bool{},
 		seen:      map[*stream]struct{}{},
+		dialling:  map[*upstream]bool{},
 	}
-	w.core = newCore(w)
+	m := metrics.New(prometheus.NewRegistry(), "test")
+	w.core = newCore(testConfig, 0, m.Relay(1, testConfig.Memory), w)
+	w.core.now = time.Unix(1e9, 0)
 	watchdog := time.AfterFunc(10*time.Second, func() { panic("the core does not come to rest") })
 	t.Cleanup(func() { watchdog.Stop() })
-	m := metrics.New(prometheus.NewRegistry(), "test")
 	known := make(chan struct{})
 	w.services = proxy.NewDirectory(proxy.DirectoryConfig{
 		Source:      instances{addrs, known},
-		Dial:        w.dial,
+		Dial:        w.connect,
 		IdleRelease: time.Hour,
 		MaxOnDemand: 1,
 		Default:     proxy.ServiceConfig{Policy: picker.WeightedRoundRobin, WaitTimeout: time.Second},
@@ -91,12 +99,13 @@ func (s instances) Run(ctx context.Context, service string, publish func(discove
 	return context.Cause(ctx)
 }
 
-// dial makes an upstream that nobody runs: the test connects it.
-func (w *world) dial(e *picker.Endpoint) picker.Conn {
-	u := &upstream{endpoint: e, stop: func() {}, stopped: make(chan struct{})}
+// connect makes an upstream that nobody runs: the test connects it.
+func (w *world) connect(e *picker.Endpoint) picker.Conn {
+	u := newUpstream(nil, &destination{endpoint: e})
 	close(u.stopped)
+	u.destination.upstreams = []*upstream{u}
 	w.endpoints[e.Addr()], w.upstreams[e.Addr()] = e, u
-	return u
+	return u.destination
 }
 
 // wakeAt implements wishes.
@@ -106,14 +115,15 @@ func (w *world) wakeAt(t time.Time) { w.wake = t }
 func (w *world) wakeWhen(again <-chan struct{}) { w.awaiting[again] = true }
 
 // ackSoon implements wishes.
-func (w *world) ackSoon() { w.acking = true }
+func (w *world) ackSoon(time.Duration) { w.acking = true }
+
+// dial implements wishes.
+func (w *world) dial(u *upstream) { w.dialling[u] = true }
 
 // caller connects a caller.
 func (w *world) caller() *peer {
 	p := newPeer(w, caller)
-	p.c = w.core.newConn(caller, p)
-	p.c.front = w.front
-	w.core.callers[p.c] = struct{}{}
+	p.c = w.core.newCaller(p, w.front)
 	w.peers = append(w.peers, p)
 	w.flush()
 	return p
@@ -122,8 +132,9 @@ func (w *world) caller() *peer {
 // dialled connects to a backend, which has said nothing yet.
 func (w *world) dialled(addr string) *peer {
 	p := newPeer(w, backend)
-	p.c = w.core.newConn(backend, p)
-	p.c.upstream, p.c.link = w.upstreams[addr], &link{ready: make(chan struct{}), over: make(chan struct{})}
+	u := w.upstreams[addr]
+	p.c = u.newConn(w.core, p, w.dialling[u])
+	delete(w.dialling, u)
 	w.peers = append(w.peers, p)
 	w.flush()
 	return p
@@ -146,6 +157,14 @@ func (w *world) disconnected(addr string) {
 	w.step()
 }
 
+// first is the first connection to a backend that takes calls; nil if there is none.
+func (w *world) first(addr string) *conn {
+	if conns := w.upstreams[addr].conns; len(conns) > 0 {
+		return conns[0]
+	}
+	return nil
+}
+
 // step does all that a driver would do at once, and checks that the state is sound.
 func (w *world) step() {
 	w.t.Helper()
@@ -155,6 +174,7 @@ func (w *world) step() {
 
 func (w *world) settle() {
 	for {
+		w.core.relieve()
 		w.flush()
 		woken := false
 		for again := range w.awaiting {
@@ -178,14 +198,15 @@ func (w *world) flush() {
 		last := len(w.core.dirty) - 1
 		c := w.core.dirty[last]
 		w.core.dirty = w.core.dirty[:last]
-		c.transport.(*peer).flush()
+		c.transport.flush()
 	}
 }
 
-// at lets time pass.
-func (w *world) at(now time.Time) {
+// pass lets time pass.
+func (w *world) pass(d time.Duration) {
 	w.t.Helper()
-	w.core.expire(now)
+	w.core.now = w.core.now.Add(d)
+	w.core.expire()
 	w.step()
 }
 

@@ -2,55 +2,29 @@ package relay
 
 import "github.com/lbproxy/lbproxy/proxy/h2"
 
-// blockedList is the streams of a connection that have DATA to be sent, in turn. Their halves link it.
-type blockedList struct{ first, last *stream }
-
 // unblock puts a stream in line if it has something that its own window lets be sent.
 func (c *conn) unblock(st *stream) {
 	h := &st.half[c.side]
 	waiting := len(h.queue) - h.sent
-	if h.listed || h.done || waiting > 0 && h.send <= 0 || waiting == 0 && h.last == nothing {
-		return
+	if h.turn == nil && !h.done && (waiting > 0 && h.send > 0 || waiting == 0 && h.last != nothing) {
+		c.blocked.add(st, st.owner)
 	}
-	h.listed, h.before, h.after = true, c.blocked.last, nil
-	if c.blocked.last != nil {
-		c.blocked.last.half[c.side].after = st
-	} else {
-		c.blocked.first = st
-	}
-	c.blocked.last = st
 }
 
-// unlist takes a stream out of the line.
-func (c *conn) unlist(st *stream) {
-	h := &st.half[c.side]
-	if !h.listed {
-		return
-	}
-	if h.before != nil {
-		h.before.half[c.side].after = h.after
-	} else {
-		c.blocked.first = h.after
-	}
-	if h.after != nil {
-		h.after.half[c.side].before = h.before
-	} else {
-		c.blocked.last = h.before
-	}
-	h.listed, h.before, h.after = false, nil, nil
-}
-
-// pump sends what stands in line, a frame of each stream in turn, as far as windows and the peer's reading go.
+// pump sends what stands in line, a frame of each in turn, as far as windows and the peer's reading go.
 func (c *conn) pump() {
-	for !c.dead && c.blocked.first != nil && len(c.out) < highWater {
-		st := c.blocked.first
+	for !c.dead && len(c.out) < highWater {
+		st := c.blocked.peek()
+		if st == nil {
+			return
+		}
 		h := &st.half[c.side]
-		waiting := h.queue[h.sent:]
-		if len(waiting) > 0 && c.send <= 0 {
+		waiting := len(h.queue) - h.sent
+		if waiting > 0 && c.send <= 0 {
 			return // the connection's window is what all of them wait for
 		}
-		c.unlist(st)
-		n := c.send.Take(min(len(waiting), int(c.peer.MaxFrameSize), max(0, int(h.send))))
+		c.blocked.pop()
+		n := c.send.Take(min(waiting, int(c.peer.MaxFrameSize), max(0, int(h.send))))
 		h.send.Take(n)
 		c.sendQueued(st, h, n)
 	}
@@ -63,12 +37,13 @@ func (c *conn) sendQueued(st *stream, h *half, n int) {
 	drained := h.sent == len(h.queue)
 	end := drained && h.last == endStream
 	if n > 0 || end {
-		c.glitches = 0
-		c.out = h2.AppendData(c.out, h.id, data, end)
+		c.useful()
+		c.out = h2.AppendData(c.writable(), h.id, data, end)
 		c.mark()
 	}
 	if drained {
 		h.queue, h.sent = kept(h.queue), 0
+		c.core.charge(st)
 	}
 	before := min(n, h.credited)
 	h.credited -= before
@@ -94,8 +69,8 @@ func (c *conn) writeData(st *stream, data []byte, end bool) bool {
 	}
 	h.send.Take(len(data))
 	c.send.Take(len(data))
-	c.glitches = 0
-	c.out = h2.AppendData(c.out, h.id, data, end)
+	c.useful()
+	c.out = h2.AppendData(c.writable(), h.id, data, end)
 	c.mark()
 	return true
 }

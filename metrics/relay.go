@@ -1,0 +1,111 @@
+package metrics
+
+import (
+	"strconv"
+	"sync/atomic"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// Who is at the other end of a connection.
+const (
+	PeerCaller  = "caller"
+	PeerBackend = "backend"
+)
+
+// Why a connection ended, beside the limits that a peer exceeded, which name themselves.
+const (
+	CausePeer      = "peer"              // the peer closed it
+	CauseFinished  = "finished"          // we closed it, in order
+	CauseNetwork   = "network"           // reading or writing failed
+	CauseHandshake = "handshake_timeout" // the peer did not say in time what it speaks
+	CauseKeepalive = "keepalive_timeout"
+	CauseNotHTTP2  = "not_http2"
+	CauseProtocol  = "protocol" // the peer broke HTTP/2
+	CauseDefect    = "defect"
+)
+
+type relayFamilies struct {
+	connections *prometheus.GaugeVec
+	ended       *prometheus.CounterVec
+	rejected    *prometheus.CounterVec
+	memory      *prometheus.GaugeVec
+	memoryLimit prometheus.Gauge
+	defects     prometheus.Counter
+}
+
+func newRelayFamilies() relayFamilies {
+	return relayFamilies{
+		connections: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "lbproxy_connections",
+			Help: "Open connections, by who is at the other end: caller or backend. The relay's.",
+		}, []string{"peer"}),
+		ended: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "lbproxy_connections_ended_total",
+			Help: "Connections that have ended, by who was at the other end and why. The relay's.",
+		}, []string{"peer", "cause"}),
+		rejected: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "lbproxy_requests_rejected_total",
+			Help: "Requests that never became calls, by why: malformed, too_large, too_many_streams or draining. The relay's.",
+		}, []string{"cause"}),
+		memory: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "lbproxy_memory_bytes",
+			Help: "Bytes that calls have a worker of the relay hold.",
+		}, []string{"worker"}),
+		memoryLimit: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "lbproxy_memory_limit_bytes",
+			Help: "What lbproxy_memory_bytes of all workers may add up to.",
+		}),
+		defects: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "lbproxy_defects_total",
+			Help: "Defects in the relay that cost a connection. Each is logged; please report it.",
+		}),
+	}
+}
+
+// Relay is the handles of the relay's series.
+type Relay struct {
+	families relayFamilies
+	memory   []workerMemory
+}
+
+type workerMemory struct {
+	gauge prometheus.Gauge
+	last  atomic.Int64
+}
+
+// Relay publishes the relay's series, for so many workers and that much memory, and returns their handles.
+func (m *Metrics) Relay(workers int, memoryLimit int64) *Relay {
+	f := newRelayFamilies()
+	m.registry.MustRegister(f.connections, f.ended, f.rejected, f.memory, f.memoryLimit, f.defects)
+	f.memoryLimit.Set(float64(memoryLimit))
+	r := &Relay{families: f, memory: make([]workerMemory, workers)}
+	for i := range r.memory {
+		r.memory[i].gauge = f.memory.WithLabelValues(strconv.Itoa(i))
+	}
+	return r
+}
+
+// ConnectionOpened counts a connection; peer is PeerCaller or PeerBackend.
+func (r *Relay) ConnectionOpened(peer string) { r.families.connections.WithLabelValues(peer).Inc() }
+
+// ConnectionEnded counts the end of a connection that ConnectionOpened counted.
+func (r *Relay) ConnectionEnded(peer, cause string) {
+	r.families.connections.WithLabelValues(peer).Dec()
+	r.families.ended.WithLabelValues(peer, cause).Inc()
+}
+
+// RequestRejected counts a request that never became a call.
+func (r *Relay) RequestRejected(cause string) { r.families.rejected.WithLabelValues(cause).Inc() }
+
+// SetMemory publishes what a worker holds.
+func (r *Relay) SetMemory(worker, bytes int) {
+	w := &r.memory[worker]
+	if w.last.Load() != int64(bytes) {
+		w.last.Store(int64(bytes))
+		w.gauge.Set(float64(bytes))
+	}
+}
+
+// Defect counts a defect.
+func (r *Relay) Defect() { r.families.defects.Inc() }

@@ -1,0 +1,144 @@
+package relay
+
+import "github.com/lbproxy/lbproxy/proxy/h2"
+
+// The frames that carry nothing of a call but steer it or the connection.
+
+func (c *conn) onSettings(h h2.FrameHeader, payload []byte) error {
+	if h.Flags.Has(h2.FlagAck) {
+		return c.glitch("acknowledgements of SETTINGS")
+	}
+	before := c.peer.InitialWindowSize
+	if err := c.peer.Apply(payload, c.side == backend); err != nil {
+		return err
+	}
+	c.enc.SetMaxTableSize(c.peer.HeaderTableSize)
+	if grown := c.peer.InitialWindowSize - before; grown != 0 {
+		if err := c.growWindows(grown); err != nil {
+			return err
+		}
+	}
+	c.out = h2.AppendSettingsAck(c.writable())
+	c.mark()
+	c.pump()
+	if !c.greeted {
+		c.greeted = true
+		if c.upstream != nil {
+			c.upstream.greeted(c)
+		}
+	} else if c.upstream != nil {
+		c.upstream.admit(c.core)
+	}
+	return c.glitch("SETTINGS")
+}
+
+// growWindows changes the windows of all streams by n, which may be negative.
+func (c *conn) growWindows(n int32) error {
+	for _, st := range c.streams {
+		if !st.half[c.side].send.Grow(n) {
+			return h2.ConnectionError{Code: h2.FlowControlError, Reason: "SETTINGS_INITIAL_WINDOW_SIZE makes a window exceed 2^31-1"}
+		}
+		c.unblock(st)
+	}
+	return c.glitches(len(c.streams)/100, "changes of SETTINGS_INITIAL_WINDOW_SIZE with many streams")
+}
+
+// maxAcks bounds the PINGs whose answers wait.
+const maxAcks = 8 * (h2.FrameHeaderLen + 8)
+
+func (c *conn) onPing(h h2.FrameHeader, payload []byte) error {
+	if h.Flags.Has(h2.FlagAck) {
+		c.onPingAck(h2.ParsePing(payload))
+		return c.glitch("answers to PINGs")
+	}
+	c.acks = h2.AppendPing(c.acks, true, h2.ParsePing(payload))
+	switch {
+	case len(c.acks) >= maxAcks:
+		c.flushAcks()
+	case !c.ackWished:
+		c.ackWished = true
+		c.core.acking = append(c.core.acking, c)
+		c.core.wishes.ackSoon(ackDelay[c.side])
+	}
+	return c.glitch("PING")
+}
+
+func (c *conn) flushAcks() {
+	c.ackWished = false
+	if len(c.acks) > 0 && !c.dead {
+		c.out = append(c.writable(), c.acks...)
+		c.acks = c.acks[:0]
+		c.mark()
+	}
+}
+
+func (c *conn) onWindowUpdate(h h2.FrameHeader, payload []byte) error {
+	n, err := h2.ParseWindowUpdate(h, payload)
+	if err != nil {
+		return err
+	}
+	if h.StreamID == 0 {
+		if !c.send.Grow(n) {
+			return h2.ConnectionError{Code: h2.FlowControlError, Reason: "the connection's window exceeds 2^31-1"}
+		}
+		c.pump()
+		return c.glitch("WINDOW_UPDATE")
+	}
+	st := c.streams[h.StreamID]
+	if st == nil {
+		return c.unknownStream(h)
+	}
+	if !st.half[c.side].send.Grow(n) {
+		return h2.StreamError{StreamID: h.StreamID, Code: h2.FlowControlError, Reason: "the window exceeds 2^31-1"}
+	}
+	c.unblock(st)
+	c.pump()
+	return c.glitch("WINDOW_UPDATE")
+}
+
+// unknownStream judges a frame on a stream that is not open: an error if it never was.
+func (c *conn) unknownStream(h h2.FrameHeader) error {
+	if c.idle(h.StreamID) {
+		return h2.ConnectionError{Code: h2.ProtocolError, Reason: h.Type.String() + " on a stream that was never opened"}
+	}
+	return c.glitch("frames on closed streams")
+}
+
+func (c *conn) idle(id uint32) bool {
+	if c.side == caller {
+		return id%2 == 0 || id > c.lastID
+	}
+	return id%2 == 0 || id >= c.nextID
+}
+
+func (c *conn) onRSTStream(h h2.FrameHeader, payload []byte) error {
+	st := c.streams[h.StreamID]
+	if st == nil {
+		return c.unknownStream(h)
+	}
+	code := h2.ParseRSTStream(payload)
+	c.forget(st)
+	if c.side == caller {
+		st.cancelled(c.core)
+		return c.resetAgain()
+	}
+	st.refused(c.core, code)
+	return nil
+}
+
+func (c *conn) onGoAway(payload []byte) error {
+	last, _, _ := h2.ParseGoAway(payload)
+	if c.side == caller {
+		return c.glitch("GOAWAY") // it is about us opening streams; its own go on
+	}
+	c.leaving = true
+	c.upstream.over(c, errGoAway)
+	for id, st := range c.streams {
+		if id > last {
+			c.forget(st)
+			st.refused(c.core, h2.RefusedStream)
+		}
+	}
+	c.upstream.retire(c, errGoAway)
+	return nil
+}

@@ -1,0 +1,51 @@
+package relay
+
+import (
+	"sync"
+
+	"github.com/lbproxy/lbproxy/picker"
+)
+
+// destination is the connections of all workers to an endpoint.
+type destination struct {
+	endpoint  *picker.Endpoint
+	upstreams []*upstream // by worker
+
+	mu     sync.Mutex     // protects:
+	states []picker.State // by worker
+}
+
+// of is the part of a core's worker.
+func (d *destination) of(c *core) *upstream { return d.upstreams[c.index] }
+
+// Reset implements [picker.Conn].
+func (d *destination) Reset() {
+	for _, u := range d.upstreams {
+		u.reset()
+	}
+}
+
+// Close implements [picker.Conn].
+func (d *destination) Close() {
+	for _, u := range d.upstreams {
+		u.stop()
+	}
+	for _, u := range d.upstreams {
+		<-u.stopped
+	}
+}
+
+// setState tells the endpoint how it stands. It is ready as soon as every worker is connected: a call must
+// not depend on which worker its caller's connection happens to belong to.
+func (d *destination) setState(worker int, state picker.State, cause error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.states[worker] = state
+	all := picker.Ready
+	for _, s := range d.states {
+		if s == picker.Failed || s == picker.Connecting && all == picker.Ready {
+			all = s
+		}
+	}
+	d.endpoint.SetState(all, cause)
+}

@@ -1,0 +1,177 @@
+package relay
+
+import (
+	"errors"
+	"io"
+	"os"
+
+	"github.com/lbproxy/lbproxy/metrics"
+	"github.com/lbproxy/lbproxy/proxy/h2"
+)
+
+var (
+	errNotHTTP2  = errors.New("the caller does not speak HTTP/2: no preface")
+	errFinished  = errors.New("the connection has served its purpose")
+	errDefect    = errors.New("a defect in lbproxy")
+	errKeepalive = errors.New("no answer to the keepalive PING")
+)
+
+// causeOf is how the end of a connection is counted.
+func causeOf(err error) string {
+	var e excess
+	var violation h2.ConnectionError
+	switch {
+	case errors.As(err, &e):
+		return e.cause
+	case errors.As(err, &violation):
+		return metrics.CauseProtocol
+	case errors.Is(err, errNotHTTP2):
+		return metrics.CauseNotHTTP2
+	case errors.Is(err, errFinished):
+		return metrics.CauseFinished
+	case errors.Is(err, errDefect):
+		return metrics.CauseDefect
+	case errors.Is(err, errKeepalive):
+		return metrics.CauseKeepalive
+	case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, errHandshake):
+		return metrics.CauseHandshake
+	case errors.Is(err, io.EOF):
+		return metrics.CausePeer
+	}
+	return metrics.CauseNetwork
+}
+
+// isViolation says whether a connection ended because of what the peer did.
+func isViolation(err error) bool {
+	var e excess
+	var violation h2.ConnectionError
+	return errors.As(err, &e) || errors.As(err, &violation)
+}
+
+// failedFrame ends the stream that a frame has failed, or returns why the connection must end.
+func (c *conn) failedFrame(err error) error {
+	var e h2.StreamError
+	if errors.As(err, &e) {
+		return c.failStream(e)
+	}
+	return err
+}
+
+// failStream answers a stream error of the peer's.
+func (c *conn) failStream(e h2.StreamError) error {
+	st := c.streams[e.StreamID]
+	if st == nil && c.idle(e.StreamID) {
+		if c.side == backend || e.StreamID%2 == 0 {
+			return h2.ConnectionError{Code: e.Code, Reason: e.Reason} // RST_STREAM must not be sent on such
+		}
+		c.lastID = e.StreamID
+	}
+	c.reset(e.StreamID, e.Code)
+	if st != nil {
+		c.forget(st)
+		if c.side == caller {
+			st.cancelled(c.core)
+		} else {
+			st.broken(c.core, e)
+		}
+	}
+	return c.glitch("stream errors")
+}
+
+// reset sends RST_STREAM.
+func (c *conn) reset(id uint32, code h2.ErrCode) {
+	c.out = h2.AppendRSTStream(c.writable(), id, code)
+	c.mark()
+}
+
+// forget takes a stream off the connection.
+func (c *conn) forget(st *stream) {
+	h := &st.half[c.side]
+	c.blocked.remove(st)
+	delete(c.streams, h.id)
+	h.conn = nil
+	if c.upstream != nil {
+		c.upstream.left(c)
+	}
+	c.closeIfFinished()
+}
+
+// fail ends the connection because of what the peer did.
+func (c *conn) fail(err error) {
+	if c.dead {
+		return
+	}
+	if !errors.Is(err, errNotHTTP2) {
+		e := connectionError(err)
+		c.out = h2.AppendGoAway(c.writable(), c.lastID, e.Code, e.Reason)
+		c.mark()
+	}
+	c.end(err)
+}
+
+// end ends the connection and what runs on it.
+func (c *conn) end(err error) {
+	if c.dead {
+		return
+	}
+	c.dead = true
+	c.transport.close()
+	c.core.metrics.ConnectionEnded(c.side.String(), causeOf(err))
+	c.core.chargeConn(c)
+	c.core.timers.remove(&c.life)
+	c.core.timers.remove(&c.keepalive.timer)
+	delete(c.core.callers, c)
+	for _, st := range c.streams {
+		c.blocked.remove(st)
+		st.half[c.side].conn = nil
+	}
+	streams := c.streams
+	c.streams = nil
+	if c.upstream != nil {
+		c.upstream.over(c, err)
+	}
+	for _, st := range streams {
+		switch {
+		case c.side == caller:
+			st.cancelled(c.core)
+		case st.half[backend].id < c.takenID || !st.again(c.core):
+			st.lost(c.core, err)
+		}
+	}
+}
+
+// goAway says that no more streams are taken than up to last.
+func (c *conn) goAway(last uint32) {
+	c.out = h2.AppendGoAway(c.writable(), last, h2.NoError, "")
+	c.mark()
+}
+
+// drainPing is what a PING carries whose answer shows that the peer has seen our first GOAWAY.
+var drainPing = [8]byte{'d', 'r', 'a', 'i', 'n'}
+
+// drain lets the caller go in two steps, so that no stream is refused that was on its way (RFC 9113, section 6.8).
+func (c *conn) drain() {
+	if c.leaving || c.dead {
+		return
+	}
+	c.leaving = true
+	c.goAway(h2.MaxStreamID)
+	c.out = h2.AppendPing(c.writable(), false, drainPing)
+	if c.preface > 0 || !c.greeted {
+		c.onPingAck(drainPing) // there is nobody yet to answer
+	}
+}
+
+func (c *conn) onPingAck(data [8]byte) {
+	if data == drainPing && c.leaving && !c.finished {
+		c.finished = true
+		c.goAway(c.lastID)
+		c.closeIfFinished()
+	}
+}
+
+func (c *conn) closeIfFinished() {
+	if c.finished && len(c.streams) == 0 && len(c.out) == 0 && !c.writing && !c.dead {
+		c.end(errFinished)
+	}
+}

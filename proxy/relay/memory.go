@@ -1,0 +1,107 @@
+package relay
+
+// memory is what the calls of a core hold, against the core's share of the budget.
+type memory struct{ used, limit int }
+
+func (m *memory) exceeded() bool { return m.used > m.limit }
+
+// streamOverhead is what a call costs beside its bytes.
+const streamOverhead = 1 << 10
+
+// charge brings what a call is charged with up to date, and its caller's connection with it.
+func (c *core) charge(st *stream) { c.chargeWith(st, st.holds()) }
+
+func (st *stream) holds() int {
+	return streamOverhead + int(st.size) + st.trailers + cap(st.body) + cap(st.half[caller].queue) + cap(st.half[backend].queue)
+}
+
+func (c *core) chargeWith(st *stream, holds int) {
+	more := holds - st.charged
+	st.charged = holds
+	st.owner.held += more
+	c.memory.used += more
+}
+
+// chargeConn brings what a connection is charged with for itself up to date.
+func (c *core) chargeConn(cn *conn) {
+	holds := cap(cn.out) + cn.taken + cap(cn.block)
+	if cn.dead {
+		holds = 0
+	}
+	c.memory.used += holds - cn.charged
+	cn.charged = holds
+}
+
+// relief is the part of its limit by which shedding takes the memory below it, so that it is not done for
+// every few bytes.
+const relief = 16
+
+// shed ends what holds most of a memory that is used up.
+func (c *core) shed() {
+	target := c.memory.limit - c.memory.limit/relief
+	for c.memory.used > target {
+		cn := c.largest()
+		if cn == nil {
+			return
+		}
+		if cn.charged > cn.held || !c.shedCalls(cn, target) {
+			c.blame = cn
+			cn.fail(errMemory)
+		}
+	}
+}
+
+// largest is the caller's connection that most is held for.
+func (c *core) largest() (most *conn) {
+	for cn := range c.callers {
+		if most == nil || cn.held+cn.charged > most.held+most.charged {
+			most = cn
+		}
+	}
+	return most
+}
+
+// shedCalls fails the larger calls of a connection until the target is met, and tells whether that was of use.
+func (c *core) shedCalls(cn *conn, target int) bool {
+	before, mean := c.memory.used, cn.held/max(1, len(cn.streams))
+	for _, st := range cn.streams {
+		if c.memory.used <= target {
+			break
+		}
+		if st.charged >= mean && !st.ended {
+			st.discard(c)
+		}
+	}
+	return c.memory.used < before
+}
+
+// buffers are those that connections write to, while they have nothing to write.
+type buffers struct {
+	free  [][]byte
+	bytes int
+}
+
+// maxBuffers and maxBuffer bound how many bytes are kept, and in pieces of what size.
+const (
+	maxBuffers = 8 << 20
+	maxBuffer  = 2 * highWater
+)
+
+func (b *buffers) get() []byte {
+	last := len(b.free) - 1
+	if last < 0 {
+		return make([]byte, 0, 1<<10)
+	}
+	buf := b.free[last]
+	b.free[last] = nil
+	b.free = b.free[:last]
+	b.bytes -= cap(buf)
+	return buf
+}
+
+func (b *buffers) put(buf []byte) {
+	if cap(buf) <= maxBuffer && b.bytes+cap(buf) <= maxBuffers {
+		b.free = append(b.free, buf[:0])
+		b.bytes += cap(buf)
+	}
+}
