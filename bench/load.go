@@ -5,6 +5,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -77,6 +78,23 @@ func (j *job) drive(ctx context.Context, conns []*grpc.ClientConn) (measurement,
 	}
 
 	pause(ctx, j.Warmup)
+	m, err := j.observe(ctx, &p)
+	p.over.Store(true)
+	tooLong := time.AfterFunc(endWithin, func() {
+		tallies[0].failed(fmt.Errorf("calls did not end within %v", endWithin))
+		cancel()
+	})
+	running.Wait()
+	tooLong.Stop()
+	m.add(tallies)
+	if err != nil && m.Error != "" {
+		err = fmt.Errorf("%w; a call had: %s", err, m.Error)
+	}
+	return m, errors.Join(err, context.Cause(ctx))
+}
+
+// observe opens the time in which operations count, and says what processes used in it.
+func (j *job) observe(ctx context.Context, p *phase) (measurement, error) {
 	processes, err := processTree(j.Proxy)
 	if err != nil {
 		return measurement{}, err
@@ -93,19 +111,8 @@ func (j *job) drive(ctx context.Context, conns []*grpc.ClientConn) (measurement,
 		return measurement{}, err
 	}
 	m := after.since(before)
-	if m.PeakRSS, err = peakRSS(processes); err != nil {
-		return measurement{}, err
-	}
-
-	p.over.Store(true)
-	end := time.AfterFunc(endWithin, func() {
-		tallies[0].failed(fmt.Errorf("calls did not end within %v", endWithin))
-		cancel()
-	})
-	running.Wait()
-	end.Stop()
-	m.add(tallies)
-	return m, context.Cause(ctx)
+	m.PeakRSS, err = peakRSS(processes)
+	return m, err
 }
 
 // rest measures what an idle connection takes in the proxy.
