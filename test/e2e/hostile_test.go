@@ -13,6 +13,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -186,9 +187,13 @@ func (p *process) serves(t *testing.T, while func()) {
 			time.Sleep(time.Millisecond) // a caller, not a load
 		}
 	}()
+	stop := sync.OnceFunc(func() {
+		cancel()
+		<-ended
+	})
+	defer stop() // when the test is given up, too
 	while()
-	cancel()
-	<-ended
+	stop()
 	if err := greetSoon(p.dial(t)); err != nil {
 		t.Errorf("a call of a new connection: %v", err)
 	}
