@@ -279,12 +279,18 @@ func TestAReceiveWindowGrowsForQuickReaders(t *testing.T) {
 		t.Errorf("the update after the first half is %d, want 500 and 1000 to grow by", got)
 	}
 	w.Receive(10) // is not read yet
-	if got := take(1000); got != 1000 {
-		t.Errorf("the update for a reader that lags is %d, want 1000", got)
+	if got := take(1000); got != 0 {
+		t.Errorf("the update for a reader that lags is %d, want 1000 less 1000 to shrink by", got)
+	}
+	if got := take(500); got != 500 {
+		t.Errorf("the update for a reader that lags is %d, want 500, as a window does not get smaller than it began", got)
 	}
 	w.Release(10)
-	if got := take(1000); got != 1510 {
-		t.Errorf("the update at the end of growth is %d, want 1010 and 500 to grow by", got)
+	if got := take(490); got != 1500 {
+		t.Errorf("the update for a reader that has caught up is %d, want 500 and 1000 to grow by", got)
+	}
+	if got := take(2000); got != 2500 {
+		t.Errorf("the update at the end of growth is %d, want 2000 and 500 to grow by", got)
 	}
 	if got := take(2500); got != 2500 || w.Held() != 0 {
 		t.Errorf("the update of a grown window is %d, want all of it", got)

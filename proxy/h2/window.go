@@ -32,18 +32,19 @@ func (w *SendWindow) Take(n int) int {
 
 // A ReceiveWindow is how many bytes of DATA the peer may send. Bytes go through three states: allowed, received
 // and held, released; released bytes are allowed again, in lumps, so that updates do not cost more than they
-// are worth. It grows as long as what is received is released at once: whoever reads so quickly may be sent more,
-// and nothing is held for it.
+// are worth. It doubles while all that was received is released by then: whoever reads so quickly may be sent
+// more, and nothing is held for it. It halves while some is still held: more would only be held longer.
 type ReceiveWindow struct {
 	size    int32 // what the peer may have sent and we not released
-	most    int32 // that size may get
+	least   int32 // that size may get
+	most    int32
 	allowed int32 // what it may still send
 	pending int32 // released, and not told yet
 }
 
 // NewReceiveWindow returns a window of which the peer knows that it has size bytes, and that may grow to most.
 func NewReceiveWindow(size, most int32) ReceiveWindow {
-	return ReceiveWindow{size: size, most: most, allowed: size}
+	return ReceiveWindow{size: size, least: size, most: most, allowed: size}
 }
 
 // Receive notes n bytes of DATA, padding included. It reports false if the peer had no right to send them.
@@ -68,6 +69,10 @@ func (w *ReceiveWindow) Release(n int) int32 {
 		more := min(w.size, w.most-w.size)
 		w.size += more
 		update += more
+	} else {
+		less := min(update, w.size-max(w.size/2, w.least))
+		w.size -= less
+		update -= less
 	}
 	w.allowed += update
 	return update

@@ -41,7 +41,10 @@ func (c *conn) glitches(n int, what string) error {
 }
 
 // useful notes a frame that belongs to a call.
-func (c *conn) useful() { c.calm.glitches = 0 }
+func (c *conn) useful() {
+	c.calm.glitches = 0
+	c.pace.beat(c.core.now)
+}
 
 // resetAgain notes that a caller has given up a call, whose backend may have worked for nothing.
 func (c *conn) resetAgain() error {

@@ -17,7 +17,7 @@ const (
 	// size announced). The windows of streams are small until their readers prove quick.
 	maxFrameSize     = h2.MinMaxFrameSize
 	streamWindow     = h2.InitialWindow
-	maxStreamWindow  = 1 << 20
+	maxStreamWindow  = 256 << 10
 	connWindow       = 16 << 20
 	maxContinuations = 128
 
@@ -28,10 +28,6 @@ const (
 	// maxWork bounds what is done for a connection before others get their turn, in bytes read or unpacked.
 	maxWork = 256 << 10
 )
-
-// ackDelay is how long an answer to a PING may wait for other frames to go with. Peers that measure the
-// bandwidth ping with nearly every message; answering at once would double the writes.
-var ackDelay = [...]time.Duration{caller: 2 * time.Millisecond, backend: 10 * time.Millisecond}
 
 // transport is a connection's driver. Its methods return at once.
 type transport interface {
@@ -63,6 +59,7 @@ type conn struct {
 	peer      h2.Settings
 	greeted   bool // the peer's SETTINGS have come
 	calm      calm
+	pace      pace
 	work      int // done since others had their turn
 
 	// Writing:

@@ -52,13 +52,13 @@ func (c *conn) onPing(h h2.FrameHeader, payload []byte) error {
 		return c.glitch("answers to PINGs")
 	}
 	c.acks = h2.AppendPing(c.acks, true, h2.ParsePing(payload))
-	switch {
-	case len(c.acks) >= maxAcks:
+	switch delay := ackDelay[c.side]; {
+	case len(c.acks) >= maxAcks || !c.pace.quick(delay):
 		c.flushAcks()
 	case !c.ackWished:
 		c.ackWished = true
 		c.core.acking = append(c.core.acking, c)
-		c.core.wishes.ackSoon(ackDelay[c.side])
+		c.core.wishes.ackSoon(delay)
 	}
 	return c.glitch("PING")
 }

@@ -42,8 +42,7 @@ func (c *conn) sendQueued(st *stream, h *half, n int) {
 		c.mark()
 	}
 	if drained {
-		h.queue, h.sent = kept(h.queue), 0
-		c.core.charge(st)
+		c.core.drained(st, h)
 	}
 	before := min(n, h.credited)
 	h.credited -= before

@@ -84,7 +84,7 @@ type buffers struct {
 // maxBuffers and maxBuffer bound how many bytes are kept, and in pieces of what size.
 const (
 	maxBuffers = 8 << 20
-	maxBuffer  = 2 * highWater
+	maxBuffer  = 512 << 10
 )
 
 func (b *buffers) get() []byte {

@@ -222,20 +222,37 @@ func (st *stream) relay(from side, data []byte, end bool) {
 		}
 		return
 	}
-	out.enqueue(data)
-	st.owner.core.charge(st)
+	st.owner.core.enqueue(st, out, data)
 	if out.conn != nil {
 		out.conn.unblock(st)
 		out.conn.pump()
 	}
 }
 
+// manyBytes is from where on DATA that waits gets a buffer that others have used.
+const manyBytes = 4 << 10
+
 // enqueue keeps data until it can be sent. A queue that never runs empty must not grow by what it has sent.
-func (h *half) enqueue(data []byte) {
-	if waiting := len(h.queue) - h.sent; h.sent > waiting {
+func (c *core) enqueue(st *stream, h *half, data []byte) {
+	waiting := len(h.queue) - h.sent
+	switch {
+	case waiting == 0 && len(data) >= manyBytes && cap(h.queue) < len(data):
+		h.queue, h.sent = c.buffers.get(), 0
+	case h.sent > waiting:
 		h.queue, h.sent = h.queue[:copy(h.queue, h.queue[h.sent:])], 0
 	}
 	h.queue = append(h.queue, data...)
+	c.charge(st)
+}
+
+// drained lets go of a queue that has been sent.
+func (c *core) drained(st *stream, h *half) {
+	if cap(h.queue) > maxKept {
+		c.buffers.put(h.queue)
+		h.queue = nil
+	}
+	h.queue, h.sent = h.queue[:0], 0
+	c.charge(st)
 }
 
 // keep keeps the request for another endpoint.
@@ -320,8 +337,8 @@ func (st *stream) responseEnded() {
 	h := &st.half[backend]
 	h.gotEnd = true
 	st.close(backend, h2.Cancel)
-	h.done, h.queue, h.sent = true, kept(h.queue), 0
-	st.owner.core.charge(st)
+	h.done = true
+	st.owner.core.drained(st, h)
 }
 
 // release gives back a stream that both connections have forgotten.
