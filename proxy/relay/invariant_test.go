@@ -134,6 +134,12 @@ func (w *world) checkEmpty() {
 			w.t.Errorf("%d calls are in flight at %s", e.InFlight, e.Addr)
 		}
 	}
+	if n := w.metric("lbproxy_endpoint_waiting"); n != 0 {
+		w.t.Errorf("%v calls wait for a stream", n)
+	}
+	if n := w.metric("lbproxy_connections"); n != 0 {
+		w.t.Errorf("%v connections are counted", n)
+	}
 	c := w.core
 	if len(c.callers) != 0 || len(c.timers.h) != 0 || len(c.waiting) != 0 {
 		w.t.Errorf("left: %d callers, %d timers, %d waiting", len(c.callers), len(c.timers.h), len(c.waiting))

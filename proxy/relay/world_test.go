@@ -28,6 +28,7 @@ type world struct {
 	endpoints map[string]*picker.Endpoint
 	upstreams map[string]*upstream
 	peers     []*peer
+	registry  *prometheus.Registry
 
 	wake     time.Time                // what the core wished last
 	awaiting map[<-chan struct{}]bool // what it waits for
@@ -47,13 +48,14 @@ var testConfig = Config{
 func newWorld(t testing.TB, addrs ...string) *world {
 	w := &world{
 		t:         t,
+		registry:  prometheus.NewRegistry(),
 		endpoints: map[string]*picker.Endpoint{},
 		upstreams: map[string]*upstream{},
 		awaiting:  map[<-chan struct{}]bool{},
 		seen:      map[*stream]struct{}{},
 		dialling:  map[*upstream]bool{},
 	}
-	m := metrics.New(prometheus.NewRegistry(), "test")
+	m := metrics.New(w.registry, "test")
 	w.core = newCore(testConfig, 0, m.Relay(1, testConfig.Memory), w)
 	w.core.now = time.Unix(1e9, 0)
 	watchdog := time.AfterFunc(10*time.Second, func() { panic("the core does not come to rest") })
@@ -74,12 +76,14 @@ func newWorld(t testing.TB, addrs ...string) *world {
 		}
 		w.services.Close()
 	})
-	w.services.Configure(map[string]proxy.ServiceConfig{
-		service: {Policy: picker.WeightedRoundRobin, WaitTimeout: time.Second},
-	})
+	w.configure(proxy.ServiceConfig{Policy: picker.WeightedRoundRobin, WaitTimeout: time.Second})
 	<-known
 	w.front = &front{policy: proxy.NewPolicy(w.services, m), listener: "test", service: service}
 	return w
+}
+
+func (w *world) configure(cfg proxy.ServiceConfig) {
+	w.services.Configure(map[string]proxy.ServiceConfig{service: cfg})
 }
 
 // instances is a source that publishes once.
@@ -130,14 +134,35 @@ func (w *world) caller() *peer {
 }
 
 // dialled connects to a backend, which has said nothing yet.
-func (w *world) dialled(addr string) *peer {
+func (w *world) dialled(addr string) *peer { return w.connected(addr, false) }
+
+func (w *world) connected(addr string, additional bool) *peer {
 	p := newPeer(w, backend)
-	u := w.upstreams[addr]
-	p.c = u.newConn(w.core, p, w.dialling[u])
-	delete(w.dialling, u)
+	p.c = w.upstreams[addr].newConn(w.core, p, additional)
 	w.peers = append(w.peers, p)
 	w.flush()
 	return p
+}
+
+// additional connects once more to a backend, as the core wishes.
+func (w *world) additional(addr string, settings ...setting) *peer {
+	w.t.Helper()
+	u := w.upstreams[addr]
+	if !w.dialling[u] {
+		w.t.Fatalf("no other connection to %s is wished for", addr)
+	}
+	delete(w.dialling, u)
+	p := w.connected(addr, true)
+	p.settings(settings...)
+	return p
+}
+
+// unreachable has the additional connection fail that the core wishes for.
+func (w *world) unreachable(addr string) {
+	u := w.upstreams[addr]
+	delete(w.dialling, u)
+	u.growing, u.growth = false, w.core.now.Add(growthPause) // as dialAdditional does
+	w.step()
 }
 
 // backend connects to a backend that takes calls.
@@ -163,6 +188,40 @@ func (w *world) first(addr string) *conn {
 		return conns[0]
 	}
 	return nil
+}
+
+// metric is the value of a counter or gauge, summed over the series that have the labels: names and values in
+// turn.
+func (w *world) metric(name string, labels ...string) (sum float64) {
+	w.t.Helper()
+	return metricOf(w.t, w.registry, name, labels...)
+}
+
+func metricOf(t testing.TB, from prometheus.Gatherer, name string, labels ...string) (sum float64) {
+	t.Helper()
+	families, err := from.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range families {
+		if f.GetName() != name {
+			continue
+		}
+		for _, m := range f.Metric {
+			has := map[string]string{}
+			for _, l := range m.Label {
+				has[l.GetName()] = l.GetValue()
+			}
+			matches := true
+			for i := 0; i < len(labels); i += 2 {
+				matches = matches && has[labels[i]] == labels[i+1]
+			}
+			if matches {
+				sum += m.GetCounter().GetValue() + m.GetGauge().GetValue()
+			}
+		}
+	}
+	return sum
 }
 
 // step does all that a driver would do at once, and checks that the state is sound.

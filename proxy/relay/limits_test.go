@@ -1,0 +1,362 @@
+package relay
+
+import (
+	"bytes"
+	"slices"
+	"strings"
+	"testing"
+
+	"golang.org/x/net/http2"
+)
+
+// filling is a field that makes a block about n bytes long.
+func filling(n int) []string { return []string{"long", strings.Repeat("v", n)} }
+
+// indexed is fields of about n bytes that take few on the wire: an entry of the table, again and again.
+func indexed(n int) []string { return slices.Repeat(filling(3000), n/3000+1) }
+
+// ended is how many connections of a side have ended for a cause.
+func (w *world) ended(s side, cause string) int {
+	w.t.Helper()
+	return int(w.metric("lbproxy_connections_ended_total", "peer", s.String(), "cause", cause))
+}
+
+func TestMemory(t *testing.T) {
+	const limit = 1 << 20
+	for _, tt := range []struct {
+		name     string
+		settings []setting                                           // the backend's
+		begin    func(hog, b *peer)                                  // before the other caller's call
+		grow     func(hog, b *peer, id func(call int) uint32, i int) // has the hog hold more
+		whole    bool                                                // its connection is what holds it
+	}{
+		{
+			name:  "a caller's window is closed",
+			begin: func(hog, b *peer) { hog.settings(setting{ID: http2.SettingInitialWindowSize, Val: 0}) },
+			grow: func(hog, b *peer, id func(int) uint32, i int) {
+				hog.request(true)
+				b.respond(id(i))
+				for range 3 {
+					b.data(id(i), make([]byte, maxFrameSize), false)
+				}
+			},
+		},
+		{
+			name:     "a backend's window is closed",
+			settings: []setting{{ID: http2.SettingInitialWindowSize, Val: 0}},
+			grow: func(hog, b *peer, id func(int) uint32, i int) {
+				call := hog.request(false)
+				for range 3 {
+					hog.data(call, make([]byte, maxFrameSize), false)
+				}
+			},
+		},
+		{
+			name:     "the backend takes no more streams",
+			settings: []setting{{ID: http2.SettingMaxConcurrentStreams, Val: 1}},
+			grow:     func(hog, b *peer, id func(int) uint32, i int) { hog.request(true, filling(15_000)...) },
+		},
+		{
+			name: "a field block is not finished",
+			grow: func(hog, b *peer, id func(int) uint32, i int) {
+				if i == 0 {
+					hog.fr.WriteHeaders(http2.HeadersFrameParam{StreamID: 101})
+				}
+				hog.fr.WriteContinuation(101, false, make([]byte, maxFrameSize-1000))
+				hog.send()
+			},
+			whole: true,
+		},
+		{
+			name:  "a caller does not read the fields of responses",
+			begin: func(hog, b *peer) { hog.pause() },
+			grow: func(hog, b *peer, id func(int) uint32, i int) {
+				hog.request(true)
+				b.headers(id(i), true, append([]string{":status", "200"}, filling(15_000)...)...)
+			},
+			whole: true,
+		},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			w, other, b := pair(t, tt.settings...)
+			w.core.memory.limit = limit
+			hog := w.caller()
+			hog.settings()
+			hog.hostile = true
+			if tt.begin != nil {
+				tt.begin(hog, b)
+			}
+			other.request(true)
+			hog.request(false, "x", "small")
+			hog.got()
+			shed := func() bool {
+				return hog.c.dead || slices.ContainsFunc(hog.log, func(f string) bool {
+					return strings.HasSuffix(f, " grpc-status=8 lbproxy-error=limit end")
+				})
+			}
+			for i := 0; !shed(); i++ {
+				if i > 200 {
+					t.Fatalf("nothing is shed, %d bytes are held", w.core.memory.used)
+				}
+				tt.grow(hog, b, func(call int) uint32 { return uint32(5 + 2*call) }, i)
+			}
+			if most := limit - limit/relief; w.core.memory.used > most {
+				t.Errorf("%d bytes are held after shedding, want at most %d", w.core.memory.used, most)
+			}
+			if hog.c.dead != tt.whole || tt.whole && w.ended(caller, "memory") != 1 {
+				t.Errorf("the connection has ended: %v, want %v; %d because of memory", hog.c.dead, tt.whole, w.ended(caller, "memory"))
+			}
+			if small := hog.c.streams[1]; !tt.whole && small == nil {
+				t.Error("a call that holds little has ended")
+			}
+			if b.closed || other.closed {
+				t.Error("others' connections have ended")
+			}
+			b.only(1, "0")
+			want(t, other, "HEADERS 1 :status=200 grpc-status=0 end")
+			w.finish()
+		})
+	}
+}
+
+// The caller that holds most loses calls, whoever asks for the last byte.
+func TestMemoryOfTheLargestCaller(t *testing.T) {
+	w, hog, b := pair(t, setting{ID: http2.SettingInitialWindowSize, Val: 0})
+	for range 5 {
+		hog.data(hog.request(false), make([]byte, 50_000), false)
+	}
+	other := w.caller()
+	other.settings()
+	for range 3 {
+		other.data(other.request(false), make([]byte, 50_000), false)
+	}
+	want(t, other)
+	want(t, hog)
+	w.core.memory.limit = w.core.memory.used + 100<<10
+	for i := 0; len(hog.log) == 0; i++ {
+		if i > 100 {
+			t.Fatalf("the caller that holds most loses nothing; the other got %q", other.got())
+		}
+		other.request(false, filling(2000)...)
+	}
+	if len(other.log) != 0 || len(other.c.streams) < 3 {
+		t.Errorf("the caller that holds less got %q", other.got())
+	}
+	if got := hog.log[0]; !strings.Contains(got, "lbproxy-error=limit") {
+		t.Errorf("the caller that holds most got %q", got)
+	}
+	b.settings(setting{ID: http2.SettingInitialWindowSize, Val: 100_000})
+	b.grow(0, 1<<20)
+	for _, id := range []uint32{11, 13, 15} {
+		if got := b.received(id); got != 50_000 {
+			t.Errorf("the backend got %d bytes of a call of the caller that holds less", got)
+		}
+	}
+	w.finish()
+}
+
+func TestUnread(t *testing.T) {
+	for _, tt := range []struct {
+		name  string
+		frame func(w *world, c, b *peer, i int)
+	}{
+		{"responses", func(w *world, c, b *peer, i int) {
+			c.request(true)
+			b.headers(b.c.nextID-2, true, append([]string{":status", "200"}, filling(10_000)...)...)
+		}},
+		{"answers to PINGs", func(w *world, c, b *peer, i int) {
+			for range 1000 {
+				c.fr.WritePing(false, [8]byte{})
+			}
+			c.send()
+			w.pass(glitchPeriod)
+		}},
+		{"acknowledgements of SETTINGS", func(w *world, c, b *peer, i int) {
+			for range 1000 {
+				c.fr.WriteSettings()
+			}
+			c.send()
+			w.pass(glitchPeriod)
+		}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			w, other, b := pair(t)
+			w.core.cfg.MaxUnread = 300 << 10
+			other.request(true)
+			c := w.caller()
+			c.settings()
+			c.pause()
+			for i := 0; !c.c.dead; i++ {
+				if i > 100 {
+					t.Fatalf("the connection goes on, with %d bytes to be written", len(c.c.out))
+				}
+				tt.frame(w, c, b, i)
+				if most := w.core.cfg.MaxUnread + 20_000; len(c.c.out) > most {
+					t.Fatalf("%d bytes wait to be written, want at most %d", len(c.c.out), most)
+				}
+			}
+			if n := w.ended(caller, "unread"); n != 1 {
+				t.Errorf("%d connections have ended because their peers do not read", n)
+			}
+			b.only(1, "0")
+			want(t, other, "HEADERS 1 :status=200 grpc-status=0 end")
+			w.finish()
+		})
+	}
+}
+
+func TestBackendThatDoesNotRead(t *testing.T) {
+	w, c, b := pair(t)
+	b.pause()
+	const calls = 40
+	for range calls {
+		c.request(true, filling(10_000)...)
+	}
+	if got := len(b.c.out); got > highWater+12_000 {
+		t.Errorf("%d bytes stand to be written to a backend that does not read", got)
+	}
+	waiting := w.upstreams["a:1"].queue.len
+	if waiting < calls/4 || int(w.metric("lbproxy_endpoint_waiting")) != waiting {
+		t.Errorf("%d calls wait, %v are counted", waiting, w.metric("lbproxy_endpoint_waiting"))
+	}
+	if len(w.dialling) != 0 {
+		t.Error("one more connection is wished for to a backend that takes streams and does not read")
+	}
+	c.reset(2*calls-1, http2.ErrCodeCancel)
+	b.resume()
+	w.step()
+	if got := len(b.streams); got != calls-1 {
+		t.Errorf("the backend has got %d calls, want %d", got, calls-1)
+	}
+	for id := uint32(1); id < 2*(calls-1); id += 2 {
+		b.only(id, "0")
+	}
+	if got := len(c.c.streams); got != 0 {
+		t.Errorf("%d calls have not ended", got)
+	}
+	w.finish()
+}
+
+func TestResets(t *testing.T) {
+	const most = 100
+	reset := func(c *peer) { c.reset(c.request(false), http2.ErrCodeCancel) }
+	t.Run("DATA does not excuse them", func(t *testing.T) {
+		w, c, b := pair(t)
+		w.core.cfg.MaxGlitches = most
+		n := 0
+		for ; !c.c.dead && n <= 2*most; n++ {
+			id := c.request(false)
+			c.data(id, []byte("x"), false)
+			c.reset(id, http2.ErrCodeCancel)
+		}
+		if n != most+1 || w.ended(caller, "resets") != 1 || !slices.ContainsFunc(c.got(), isCalm) {
+			t.Errorf("the connection ended after %d resets, %d because of resets", n, w.ended(caller, "resets"))
+		}
+		if b.closed {
+			t.Error("the backend's connection has ended")
+		}
+		w.finish()
+	})
+	t.Run("with calls that end", func(t *testing.T) {
+		w, c, b := pair(t)
+		w.core.cfg.MaxGlitches = most
+		for range 10 * most {
+			reset(c)
+			c.request(true)
+			b.only(b.c.nextID-2, "0")
+		}
+		if c.closed {
+			t.Error("the connection has ended")
+		}
+		w.finish()
+	})
+	t.Run("spread over time", func(t *testing.T) {
+		w, c, _ := pair(t)
+		w.core.cfg.MaxGlitches = most
+		for range 5 {
+			for range most {
+				reset(c)
+			}
+			w.pass(2 * glitchPeriod)
+		}
+		if c.closed {
+			t.Error("the connection has ended")
+		}
+		w.finish()
+	})
+}
+
+func isCalm(frame string) bool {
+	return strings.HasPrefix(frame, "GOAWAY") && strings.HasSuffix(frame, "ENHANCE_YOUR_CALM")
+}
+
+func TestBombs(t *testing.T) {
+	const most = 64 << 10
+	t.Run("one that is far too large", func(t *testing.T) {
+		w, c, b := pair(t)
+		w.core.cfg.MaxHeaderList = most
+		c.request(true, indexed(4*most)...)
+		if w.ended(caller, "header_list") != 1 || !slices.ContainsFunc(c.got(), isCalm) {
+			t.Error("the connection goes on")
+		}
+		want(t, b)
+		w.finish()
+	})
+	t.Run("many that are too large", func(t *testing.T) {
+		w, c, b := pair(t)
+		w.core.cfg.MaxHeaderList = most
+		n := 0
+		for ; !c.c.dead && n < 200; n++ {
+			c.request(true, indexed(2*most)...)
+		}
+		if n < 50 || n > 100 || w.ended(caller, "glitches") != 1 {
+			t.Errorf("the connection ended after %d blocks, %d because of glitches", n, w.ended(caller, "glitches"))
+		}
+		got := c.got()
+		if got[0] != "RST 1 ENHANCE_YOUR_CALM" || !isCalm(got[len(got)-1]) {
+			t.Errorf("the caller got %q and in the end %q", got[0], got[len(got)-1])
+		}
+		want(t, b)
+		w.finish()
+	})
+	t.Run("a backend's", func(t *testing.T) {
+		w, c, b := pair(t)
+		w.core.cfg.MaxHeaderList = most
+		c.request(true)
+		b.headers(1, true, append([]string{":status", "200"}, indexed(4*most)...)...)
+		want(t, c, "HEADERS 1 :status=200 grpc-status=13 lbproxy-error=backend_protocol end")
+		if w.ended(backend, "header_list") != 1 {
+			t.Error("the backend's connection goes on")
+		}
+		w.finish()
+	})
+}
+
+// What takes long is done in parts, between which others get their turn.
+func TestWorkIsBounded(t *testing.T) {
+	w, c, b := pair(t)
+	const calls = 10
+	for id := uint32(1); id < 2*calls; id += 2 {
+		block := bytes.Clone(c.block(append(requestFields[:len(requestFields):len(requestFields)], indexed(2*maxWork)...)))
+		c.fr.WriteHeaders(http2.HeadersFrameParam{StreamID: id, BlockFragment: block, EndHeaders: true, EndStream: true})
+		c.streams[id] = &peerStream{}
+	}
+	frames := bytes.Clone(c.out.Bytes())
+	c.out.Reset()
+	if len(frames) > readBuffer {
+		t.Fatalf("%d bytes do not fit into a buffer", len(frames))
+	}
+	parts, more := 1, c.c.received(copy(c.c.space(), frames))
+	for ; more; parts++ {
+		if got := int(c.c.lastID+1) / 2; got > parts {
+			t.Fatalf("%d blocks are decoded in %d parts", got, parts)
+		}
+		w.step()
+		more = c.c.received(0)
+	}
+	w.step()
+	if got := len(b.streams); got != calls || parts < calls {
+		t.Errorf("the backend has got %d calls of %d, in %d parts", got, calls, parts)
+	}
+	w.finish()
+}
