@@ -248,7 +248,7 @@ func (u *upstream) take(c *core, st *stream) {
 	u.queue.add(st, st.owner)
 	st.queued = true
 	st.call.Endpoint().CallQueued()
-	if len(u.conns) > 0 && u.full() {
+	if u.full() {
 		u.grow(c)
 	}
 }
@@ -258,6 +258,9 @@ func (u *upstream) admit(c *core) {
 	for u.queue.len > 0 {
 		cn := u.roomy()
 		if cn == nil {
+			if u.full() {
+				u.grow(c)
+			}
 			return
 		}
 		st := u.queue.pop()
@@ -294,8 +297,10 @@ func (u *upstream) roomy() *conn {
 	return nil
 }
 
-// full says whether the backend allows no more streams on any connection.
-func (u *upstream) full() bool { return !slices.ContainsFunc(u.conns, (*conn).allowsStream) }
+// full says whether there are connections, and the backend allows no more streams on any.
+func (u *upstream) full() bool {
+	return len(u.conns) > 0 && !slices.ContainsFunc(u.conns, (*conn).allowsStream)
+}
 
 func (c *conn) allowsStream() bool {
 	return !c.dead && !c.leaving && uint32(len(c.streams)) < c.peer.MaxConcurrentStreams
