@@ -3,6 +3,7 @@ package relay
 import (
 	"bytes"
 	"encoding/binary"
+	"fmt"
 	"testing"
 
 	"golang.org/x/net/http2"
@@ -80,6 +81,49 @@ func TestUnaryDoesNotAllocate(t *testing.T) {
 		t.Errorf("a call makes %v allocations", got)
 	}
 	if len(u.c.c.streams) != 0 || u.c.c.lastID < 2000 || u.c.c.dead {
+		t.Error("the calls have not been made")
+	}
+	w.finish()
+}
+
+// Values that are new in every call cost a string each, and nothing else.
+func TestNewValuesAllocateNoMoreThanThemselves(t *testing.T) {
+	w, c, b := pair(t)
+	c.mute, b.mute = true, true
+	c.grow(0, 1<<30)
+	const calls = 1200
+	var requests, responses [][]byte
+	for i := range calls {
+		frames, _ := c.framed(func() {
+			fields := append(requestFields[:len(requestFields):len(requestFields)],
+				"traceparent", fmt.Sprintf("00-0af7651916cd43dd8448eb211c8%05d-b7ad6b7169203331-01", i),
+				"grpc-timeout", fmt.Sprintf("%dm", 10_000+i))
+			c.fr.WriteHeaders(http2.HeadersFrameParam{StreamID: uint32(1 + 2*i), BlockFragment: c.block(fields), EndHeaders: true, EndStream: true})
+		})
+		requests = append(requests, frames)
+		frames, _ = b.framed(func() {
+			b.fr.WriteHeaders(http2.HeadersFrameParam{
+				StreamID: uint32(1 + 2*i), EndHeaders: true, EndStream: true,
+				BlockFragment: b.block([]string{":status", "200", "content-type", "application/grpc", "grpc-status", "0"}),
+			})
+		})
+		responses = append(responses, frames)
+	}
+	i := 0
+	call := func() {
+		c.raw(requests[i])
+		w.flush()
+		b.raw(responses[i])
+		w.flush()
+		i++
+	}
+	for range 100 {
+		call()
+	}
+	if got := testing.AllocsPerRun(1000, call); got > 2 {
+		t.Errorf("a call with two new values makes %v allocations", got)
+	}
+	if len(c.c.streams) != 0 || int(c.c.lastID) != 2*i-1 || c.c.dead {
 		t.Error("the calls have not been made")
 	}
 	w.finish()

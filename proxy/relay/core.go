@@ -42,7 +42,7 @@ type core struct {
 
 // wishes are what the core wants of its driver.
 type wishes interface {
-	// wakeAt has expire called at t, or soon after. It replaces what was wished before.
+	// wakeAt has expire called at t or soon after, and perhaps before. The zero time is never.
 	wakeAt(t time.Time)
 	// wakeWhen has retry called when the channel closes.
 	wakeWhen(again <-chan struct{})

@@ -63,17 +63,25 @@ func (s *shard) enter(f func(*core)) {
 	s.flush()
 }
 
-// do has the core do something. A defect in it costs the connection that was being handled, and no other.
+// do has the core do something, now.
 func (s *shard) do(f func()) {
+	s.core.now = time.Now()
+	s.guard(nil, func() {
+		f()
+		s.core.relieve()
+	})
+	s.metrics.SetMemory(s.core.index, s.core.memory.used)
+}
+
+// guard calls f. A defect in it costs the connection that is being handled, c to begin with, and no other.
+func (s *shard) guard(c *conn, f func()) {
 	defer func() {
 		if defect := recover(); defect != nil {
 			s.contain(defect)
 		}
 	}()
-	s.core.now, s.core.blame = time.Now(), nil
+	s.core.blame = c
 	f()
-	s.core.relieve()
-	s.metrics.SetMemory(s.core.index, s.core.memory.used)
 }
 
 func (s *shard) contain(defect any) {
@@ -95,10 +103,8 @@ func (s *shard) contain(defect any) {
 
 // wakeAt implements wishes.
 func (s *shard) wakeAt(t time.Time) {
-	switch {
-	case t.IsZero():
-		s.timer.at = t
-	case !t.Equal(s.timer.at):
+	// One that is too early does no harm: it sets the next. Most are for deadlines that calls do not reach.
+	if !t.IsZero() && (s.timer.at.IsZero() || t.Before(s.timer.at)) {
 		s.timer.set(s.core.now, t, s.expire)
 	}
 }

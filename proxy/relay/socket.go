@@ -154,11 +154,13 @@ func (k *socket) flush() {
 			go k.writeRest(b, n) // ends when it is written, or the connection closes
 			return
 		}
-		c.wrote(b)
-		if err != nil {
-			c.out = nil
-			c.end(err)
-		}
+		s.guard(c, func() {
+			c.wrote(b)
+			if err != nil {
+				c.out = nil
+				c.end(err)
+			}
+		})
 	}
 	switch {
 	case !k.closing:
