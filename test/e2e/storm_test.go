@@ -110,7 +110,7 @@ func TestCancelStorm(t *testing.T) {
 			return after.goroutines <= before.goroutines+10 && after.files <= before.files+2
 		})
 		t.Logf("%+v before, %+v after, %d calls at the backend", before, after, arrived.Load())
-		if n := arrived.Load(); n < stormCancels/10 {
+		if n := arrived.Load(); n < stormCancels/100 {
 			t.Errorf("only %d calls reach the backend before they are cancelled", n)
 		}
 		for what, grown := range map[string]float64{"heap": after.heap - before.heap, "resident memory": after.resident - before.resident} {
