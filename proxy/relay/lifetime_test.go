@@ -1,0 +1,233 @@
+package relay
+
+import (
+	"slices"
+	"testing"
+	"time"
+
+	"golang.org/x/net/http2"
+
+	"github.com/lbproxy/lbproxy/picker"
+	"github.com/lbproxy/lbproxy/proxy"
+)
+
+func TestMaxConnectionAge(t *testing.T) {
+	const age = time.Hour
+	w := newWorld(t, "a:1")
+	w.core.cfg.MaxConnectionAge = age
+	b := w.backend("a:1")
+	c := w.caller()
+	c.settings()
+	c.request(true)
+	w.pass(age - age/10 - time.Second)
+	want(t, c)
+	w.pass(age/5 + 2*time.Second)
+	want(t, c, "GOAWAY 2147483647 NO_ERROR", "PING ack=false")
+	c.request(true) // was on its way
+	want(t, b, "HEADERS 1 end", "HEADERS 3 end")
+	c.fr.WritePing(true, drainPing)
+	c.send()
+	want(t, c, "GOAWAY 3 NO_ERROR")
+	w.pass(10 * age)
+	b.only(1, "0")
+	if c.closed {
+		t.Error("the connection has ended before its last call")
+	}
+	b.only(3, "0")
+	want(t, c, "HEADERS 1 :status=200 grpc-status=0 end", "HEADERS 3 :status=200 grpc-status=0 end")
+	if !c.closed || w.ended(caller, "finished") != 1 {
+		t.Error("the connection goes on")
+	}
+	w.pass(10 * age)
+	if b.closed {
+		t.Error("a backend's connection has ended of its age")
+	}
+	w.finish()
+}
+
+const (
+	silence  = 10 * time.Second
+	patience = 2 * time.Second
+)
+
+// watched is a pair whose service has the backend asked whether it is there, after silence.
+func watched(t *testing.T) (w *world, c, b *peer) {
+	w, c, b = pair(t)
+	w.configure(proxy.ServiceConfig{
+		Policy: picker.WeightedRoundRobin, WaitTimeout: time.Second, Keepalive: proxy.Keepalive{Time: silence, Timeout: patience},
+	})
+	return w, c, b
+}
+
+func TestKeepalive(t *testing.T) {
+	t.Run("a backend that answers", func(t *testing.T) {
+		w, c, b := watched(t)
+		c.request(true)
+		want(t, b, "HEADERS 1 end")
+		for range 3 {
+			w.pass(silence - time.Second)
+			want(t, b)
+			w.pass(time.Second)
+			want(t, b, "PING ack=false")
+			w.pass(patience / 2)
+			b.fr.WritePing(true, keepalivePing)
+			b.send()
+			w.pass(patience / 2)
+			w.pass(silence - 2*patience)
+			want(t, b)
+			b.grow(0, 1)
+		}
+		b.only(1, "0")
+		want(t, c, "HEADERS 1 :status=200 grpc-status=0 end")
+		w.finish()
+	})
+	t.Run("a backend that says anything", func(t *testing.T) {
+		w, c, b := watched(t)
+		c.request(true)
+		w.pass(silence)
+		want(t, b, "HEADERS 1 end", "PING ack=false")
+		b.respond(1)
+		w.pass(patience)
+		w.pass(silence - patience - time.Second)
+		if b.closed {
+			t.Error("the connection has ended")
+		}
+		want(t, b)
+		w.finish()
+	})
+	t.Run("a backend that is gone", func(t *testing.T) {
+		w, c, b := watched(t)
+		c.request(true)
+		w.pass(silence)
+		w.pass(patience - time.Millisecond)
+		if b.closed {
+			t.Error("the connection has ended before its time")
+		}
+		c.request(true) // no sign of life
+		w.pass(time.Millisecond)
+		want(t, b, "HEADERS 1 end", "PING ack=false", "HEADERS 3 end")
+		if !b.closed || w.ended(backend, "keepalive_timeout") != 1 {
+			t.Error("the connection goes on")
+		}
+		slices.Sort(c.log)
+		want(t, c, "HEADERS 1 :status=200 grpc-status=14 lbproxy-error=backend_lost end",
+			"HEADERS 3 :status=200 grpc-status=14 lbproxy-error=backend_lost end")
+		w.finish()
+	})
+	t.Run("a backend that talks", func(t *testing.T) {
+		w, c, b := watched(t)
+		c.request(true)
+		b.respond(1)
+		b.got()
+		for range 20 {
+			w.pass(silence / 2)
+			b.data(1, []byte("x"), false)
+		}
+		want(t, b)
+		w.finish()
+	})
+	t.Run("no calls", func(t *testing.T) {
+		w, c, b := watched(t)
+		w.pass(10 * silence)
+		want(t, b)
+		c.request(true)
+		b.only(1, "0")
+		w.pass(10 * silence)
+		want(t, b, "HEADERS 1 end")
+		if b.closed {
+			t.Error("the connection has ended")
+		}
+		c.request(true)
+		w.pass(silence)
+		want(t, b, "HEADERS 3 end", "PING ack=false")
+		w.finish()
+	})
+	t.Run("a service that does not want it", func(t *testing.T) {
+		w, c, b := pair(t)
+		c.request(true)
+		w.pass(10 * time.Hour)
+		want(t, b, "HEADERS 1 end")
+		w.finish()
+	})
+}
+
+func TestIdleForHours(t *testing.T) {
+	for _, tt := range []struct {
+		name  string
+		world func(*testing.T) (w *world, c, b *peer)
+	}{
+		{"without keepalive", func(t *testing.T) (w *world, c, b *peer) { return pair(t) }},
+		{"with keepalive", watched},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			w, c, b := tt.world(t)
+			id := c.request(false)
+			c.data(id, []byte("before"), false)
+			b.respond(1)
+			for until := w.core.now.Add(5 * time.Hour); w.core.now.Before(until); w.pass(time.Minute) {
+				if got := b.got(); len(got) > 0 && got[len(got)-1] == "PING ack=false" {
+					b.fr.WritePing(true, keepalivePing)
+					b.send()
+				}
+			}
+			w.pass(0)
+			if b.closed || c.closed {
+				t.Fatal("a connection has ended")
+			}
+			c.got()
+			c.data(id, []byte("after"), true)
+			b.data(1, []byte("answer"), false)
+			b.trailers(1, "0")
+			want(t, c, "DATA 1 6", "HEADERS 1 grpc-status=0 end")
+			if got := string(b.streams[1].received); got != "beforeafter" || !b.streams[1].over {
+				t.Errorf("the backend got %q, and the end: %v", got, b.streams[1].over)
+			}
+			w.finish()
+		})
+	}
+}
+
+func TestFarTimes(t *testing.T) {
+	const year = 365 * 24 * time.Hour
+	t.Run("a deadline", func(t *testing.T) {
+		for _, timeout := range []string{"99999999H", "99999999M", "20000H"} {
+			w, c, b := pair(t)
+			c.request(true, "grpc-timeout", timeout)
+			c.request(true, "grpc-timeout", "1S")
+			w.pass(time.Second)
+			want(t, c, "HEADERS 3 :status=200 grpc-status=4 lbproxy-error=deadline end")
+			w.pass(2 * year)
+			b.only(1, "0")
+			want(t, c, "HEADERS 1 :status=200 grpc-status=0 end")
+			w.finish()
+		}
+	})
+	t.Run("a wait", func(t *testing.T) {
+		w := newWorld(t, "a:1")
+		w.configure(proxy.ServiceConfig{Policy: picker.WeightedRoundRobin, WaitTimeout: year})
+		c := w.caller()
+		c.settings()
+		c.request(true)
+		c.request(true, "grpc-timeout", "99999999H")
+		c.request(true, "grpc-timeout", "1H")
+		w.pass(time.Hour)
+		want(t, c, "HEADERS 5 :status=200 grpc-status=4 lbproxy-error=deadline end")
+		w.pass(year - 2*time.Hour)
+		want(t, c)
+		w.pass(time.Hour)
+		slices.Sort(c.log)
+		want(t, c, "HEADERS 1 :status=200 grpc-status=14 lbproxy-error=no_ready_endpoint end",
+			"HEADERS 3 :status=200 grpc-status=14 lbproxy-error=no_ready_endpoint end")
+		w.finish()
+	})
+	t.Run("a stream that is waited for", func(t *testing.T) {
+		w, c, b := pair(t, setting{ID: http2.SettingMaxConcurrentStreams, Val: 1})
+		c.request(true)
+		c.request(true)
+		w.pass(year)
+		want(t, c)
+		b.only(1, "0")
+		want(t, b, "HEADERS 1 end", "HEADERS 3 end")
+		w.finish()
+	})
+}

@@ -1,0 +1,200 @@
+package relay
+
+import (
+	"bytes"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/net/http2"
+)
+
+func TestInformationalResponses(t *testing.T) {
+	t.Run("pass", func(t *testing.T) {
+		w, c, b := pair(t)
+		c.request(true)
+		b.headers(1, false, ":status", "100")
+		b.headers(1, false, ":status", "103", "x", "early")
+		b.only(1, "0")
+		want(t, c, "HEADERS 1 :status=100", "HEADERS 1 :status=103 x=early", "HEADERS 1 :status=200 grpc-status=0 end")
+		w.finish()
+	})
+	t.Run("do not last for ever", func(t *testing.T) {
+		w, c, b := pair(t)
+		w.core.cfg.MaxGlitches = 100
+		c.request(true)
+		n := 0
+		for ; !b.c.dead && n < 200; n++ {
+			b.headers(1, false, ":status", "103")
+		}
+		if got := w.ended(backend, "glitches"); n > 101 || got != 1 {
+			t.Errorf("the connection ended after %d informational responses, %d of glitches", n, got)
+		}
+		got := c.got()
+		if last := got[len(got)-1]; last != "HEADERS 1 :status=200 grpc-status=13 lbproxy-error=backend_protocol end" {
+			t.Errorf("the caller got %q in the end", last)
+		}
+		w.finish()
+	})
+	t.Run("do not end a stream", func(t *testing.T) {
+		w, c, b := pair(t)
+		c.request(true)
+		b.headers(1, true, ":status", "103")
+		want(t, c, "HEADERS 1 :status=200 grpc-status=13 lbproxy-error=backend_protocol end")
+		want(t, b, "HEADERS 1 end", "RST 1 PROTOCOL_ERROR")
+		w.finish()
+	})
+}
+
+func TestStatusThatIsNone(t *testing.T) {
+	for _, fields := range [][]string{
+		{":status", "2o0"},
+		{":status", "20"},
+		{":status", "2000"},
+		{":status", "099"},
+		{":status", "+20"},
+		{":status", "1:0"},
+		{":status", ""},
+		{":status", "200", ":status", "200"},
+		{"x", "y", ":status", "200"},
+		{"content-type", "application/grpc"},
+		{":path", "/"},
+		nil,
+	} {
+		t.Run(strings.Join(fields, " "), func(t *testing.T) {
+			w, c, b := pair(t)
+			c.request(true)
+			b.headers(1, false, fields...)
+			want(t, c, "HEADERS 1 :status=200 grpc-status=13 lbproxy-error=backend_protocol end")
+			want(t, b, "HEADERS 1 end", "RST 1 PROTOCOL_ERROR")
+			w.finish()
+		})
+	}
+}
+
+// A block's size must not be taken for what is left of it in 32 bits.
+func TestHeaderListBeyond32Bits(t *testing.T) {
+	w, c, b := pair(t)
+	w.core.cfg.MaxHeaderList = 1 << 31
+	const value = 4000
+	block := bytes.Clone(c.block(append(requestFields[:len(requestFields):len(requestFields)], filling(value)...)))
+	const newest = 0x80 | 62 // the entry that was added last
+	block = append(block, bytes.Repeat([]byte{newest}, (1<<32)/(value+len("long")+32))...)
+	c.streams[1] = &peerStream{}
+	c.fr.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: block[:maxFrameSize], EndStream: true})
+	for block = block[maxFrameSize:]; len(block) > 0; {
+		n := min(len(block), maxFrameSize)
+		c.fr.WriteContinuation(1, n == len(block), block[:n])
+		block = block[n:]
+	}
+	c.next = 3
+	c.send()
+	want(t, c, "RST 1 ENHANCE_YOUR_CALM")
+	want(t, b)
+	c.request(true)
+	want(t, b, "HEADERS 1 end")
+	w.finish()
+}
+
+// The proxy's own statuses wait behind DATA; each is its call's.
+func TestStatusesThatWait(t *testing.T) {
+	w := newWorld(t, "a:1", "b:1")
+	a := w.backend("a:1")
+	c := w.caller()
+	c.settings(setting{ID: http2.SettingInitialWindowSize, Val: 0})
+	c.request(true, "grpc-timeout", "1S")
+	c.request(true)
+	c.request(true)
+	for _, id := range []uint32{1, 3, 5} {
+		a.respond(id)
+		a.data(id, []byte("held"), false)
+	}
+	w.pass(time.Second)
+	a.reset(5, http2.ErrCodeInternal)
+	a.end()
+	c.got()
+	for _, id := range []uint32{1, 3, 5} {
+		c.grow(id, 100)
+	}
+	want(t, c,
+		"DATA 1 4", "HEADERS 1 grpc-status=4 lbproxy-error=deadline end",
+		"DATA 3 4", "HEADERS 3 grpc-status=14 lbproxy-error=backend_lost end",
+		"DATA 5 4", "HEADERS 5 grpc-status=13 lbproxy-error=backend_protocol end")
+	w.finish()
+}
+
+func TestTrailersOfTheCaller(t *testing.T) {
+	t.Run("pass", func(t *testing.T) {
+		w, c, b := pair(t)
+		id := c.request(false)
+		c.data(id, []byte("body"), false)
+		c.headers(id, true, "x", "trailer")
+		want(t, b, "HEADERS 1", "DATA 1 4", "HEADERS 1 x=trailer end")
+		b.only(1, "0")
+		want(t, c, "HEADERS 1 :status=200 grpc-status=0 end")
+		w.finish()
+	})
+	t.Run("pass behind DATA that waits", func(t *testing.T) {
+		w, c, b := pair(t, setting{ID: http2.SettingInitialWindowSize, Val: 0})
+		id := c.request(false)
+		c.data(id, []byte("body"), false)
+		c.headers(id, true, "x", "trailer")
+		want(t, b, "HEADERS 1")
+		b.grow(1, 100)
+		want(t, b, "DATA 1 4", "HEADERS 1 x=trailer end")
+		w.finish()
+	})
+	t.Run("pass to an endpoint that comes later", func(t *testing.T) {
+		w := newWorld(t, "a:1")
+		c := w.caller()
+		c.settings()
+		id := c.request(false)
+		c.headers(id, true, "x", "trailer")
+		want(t, w.backend("a:1"), "HEADERS 1", "HEADERS 1 x=trailer end")
+		w.finish()
+	})
+	t.Run("are not sent again", func(t *testing.T) {
+		w := newWorld(t, "a:1", "b:1")
+		a := w.backend("a:1")
+		c := w.caller()
+		c.settings()
+		id := c.request(false)
+		c.data(id, []byte("body"), false)
+		c.headers(id, true, "x", "trailer")
+		b := w.backend("b:1")
+		a.reset(1, http2.ErrCodeRefusedStream)
+		want(t, b)
+		want(t, c, "RST 1 REFUSED_STREAM")
+		w.finish()
+	})
+}
+
+func TestStreamWindowFollowsItsReader(t *testing.T) {
+	// upload sends all that the caller may, so many times, and returns how much it may send then.
+	upload := func(c *peer, id uint32, times int) int64 {
+		for range times {
+			if n := c.streams[id].credit; n > 0 {
+				c.data(id, make([]byte, n), false)
+			}
+		}
+		return c.streams[id].credit
+	}
+	w, c, b := pair(t, setting{ID: http2.SettingInitialWindowSize, Val: 1 << 24})
+	b.grow(0, 1<<24)
+	if got := upload(c, c.request(false), 20); got <= maxStreamWindow/2 || got > maxStreamWindow {
+		t.Errorf("a call that is read quickly may send %d bytes, want more than half of %d", got, maxStreamWindow)
+	}
+	b.settings(setting{ID: http2.SettingInitialWindowSize, Val: 0})
+	stalled := c.request(false)
+	if got := upload(c, stalled, 5); got != 0 {
+		t.Errorf("a call that is not read may send %d bytes more", got)
+	}
+	for range 2 * streamWindow / 1000 { // read little by little, with more behind it all the time
+		b.grow(3, 1000)
+		upload(c, stalled, 1)
+	}
+	if got := c.c.streams[stalled].half[caller].recv.Held(); got > streamWindow {
+		t.Errorf("%d bytes are held of a call that is read slowly, want at most %d", got, streamWindow)
+	}
+	w.finish()
+}
