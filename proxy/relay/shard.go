@@ -88,6 +88,7 @@ func (s *shard) contain(defect any) {
 	s.metrics.Defect()
 	s.log.Error("defect in the handling of a connection, which is closed; please report it",
 		zap.Any("defect", defect), zap.ByteString("stack", debug.Stack()))
+	s.wakeAt(s.core.timers.next()) // expire may not have come to it
 	c := s.core.blame
 	if c == nil {
 		return
