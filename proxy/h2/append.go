@@ -52,8 +52,8 @@ func AppendWindowUpdate(dst []byte, streamID uint32, n int32) []byte {
 }
 
 // AppendPing appends a PING frame, or the answer to one.
-func AppendPing(dst []byte, ack bool, data [pingLen]byte) []byte {
-	h := FrameHeader{Length: pingLen, Type: FramePing}
+func AppendPing(dst []byte, ack bool, data [PingLen]byte) []byte {
+	h := FrameHeader{Length: PingLen, Type: FramePing}
 	if ack {
 		h.Flags = FlagAck
 	}

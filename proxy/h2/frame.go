@@ -58,8 +58,9 @@ const (
 	MaxMaxFrameSize = 1<<24 - 1
 	// MaxStreamID is the highest stream identifier; a connection that has used it opens no more streams.
 	MaxStreamID = 1<<31 - 1
+	// PingLen is the length of a PING's payload.
+	PingLen = 8
 
-	pingLen         = 8
 	settingLen      = 6
 	priorityLen     = 5
 	rstStreamLen    = 4
@@ -110,7 +111,7 @@ func (h FrameHeader) Check(maxFrameSize uint32) error {
 	case FrameWindowUpdate:
 		return h.need(windowUpdateLen, nil) // of a stream or of the connection
 	case FramePing:
-		return h.need(pingLen, h.needConnection())
+		return h.need(PingLen, h.needConnection())
 	case FrameSettings:
 		return h.checkSettings()
 	case FrameGoAway:

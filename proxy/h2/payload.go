@@ -62,7 +62,7 @@ func ParseWindowUpdate(h FrameHeader, payload []byte) (int32, error) {
 }
 
 // ParsePing returns what is to be sent back.
-func ParsePing(payload []byte) [pingLen]byte { return [pingLen]byte(payload) }
+func ParsePing(payload []byte) [PingLen]byte { return [PingLen]byte(payload) }
 
 // ParseGoAway returns the last stream that the peer has processed or may process, and why it goes.
 func ParseGoAway(payload []byte) (lastStreamID uint32, code ErrCode, debug []byte) {

@@ -63,16 +63,16 @@ type conn struct {
 	work      int // done since others had their turn
 
 	// Writing:
-	out       []byte
-	taken     int    // the size of what the driver has taken and not given back
-	acks      []byte // that may wait a little, to go with other frames
-	ackWished bool
-	enc       *hpack.Encoder
-	send      h2.SendWindow
-	blocked   line // streams that have something to send
-	writing   bool // the driver has not finished what it took
-	marked    bool // is among core.dirty
-	doomed    bool // is among core.doomed
+	out      []byte
+	taken    int    // the size of what the driver has taken and not given back
+	acks     []byte // that may wait a little, to go with other frames
+	ackTimer timer  // when they have waited long enough
+	enc      *hpack.Encoder
+	send     h2.SendWindow
+	blocked  line // streams that have something to send
+	writing  bool // the driver has not finished what it took
+	marked   bool // is among core.dirty
+	doomed   bool // is among core.doomed
 
 	streams map[uint32]*stream
 	nextID  uint32 // of the stream that we open next
@@ -107,6 +107,7 @@ func (c *core) newConn(s side, t transport) *conn {
 		{ID: h2.SettingMaxFrameSize, Value: maxFrameSize},
 		{ID: h2.SettingMaxHeaderListSize, Value: c.cfg.MaxHeaderList},
 	}
+	cn.ackTimer.fire = cn.flushAcks
 	cn.out = cn.writable()
 	if s == caller {
 		cn.preface = len(h2.ClientPreface)

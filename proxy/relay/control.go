@@ -44,7 +44,7 @@ func (c *conn) growWindows(n int32) error {
 }
 
 // maxAcks bounds the PINGs whose answers wait.
-const maxAcks = 8 * (h2.FrameHeaderLen + 8)
+const maxAcks = 8 * (h2.FrameHeaderLen + h2.PingLen)
 
 func (c *conn) onPing(h h2.FrameHeader, payload []byte) error {
 	if h.Flags.Has(h2.FlagAck) {
@@ -52,20 +52,16 @@ func (c *conn) onPing(h h2.FrameHeader, payload []byte) error {
 		return c.glitch("answers to PINGs")
 	}
 	c.acks = h2.AppendPing(c.acks, true, h2.ParsePing(payload))
-	switch delay := ackDelay[c.side]; {
-	case len(c.acks) >= maxAcks || !c.pace.quick(delay):
-		c.flushAcks()
-	case !c.ackWished:
-		c.ackWished = true
-		c.core.acking = append(c.core.acking, c)
-		c.core.wishes.ackSoon(delay)
+	if delay := ackDelay[c.side]; len(c.acks) >= maxAcks || !c.pace.quick(delay) {
+		c.flushAcks(c.core)
+	} else if len(c.acks) == h2.FrameHeaderLen+h2.PingLen {
+		c.core.set(&c.ackTimer, c.core.now.Add(delay))
 	}
 	return c.glitch("PING")
 }
 
-func (c *conn) flushAcks() {
-	c.ackWished = false
-	if len(c.acks) > 0 && !c.dead {
+func (c *conn) flushAcks(*core) {
+	if len(c.acks) > 0 {
 		c.out = append(c.writable(), c.acks...)
 		c.acks = c.acks[:0]
 		c.mark()

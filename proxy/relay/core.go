@@ -25,7 +25,6 @@ type core struct {
 	buffers buffers
 	timers  timers
 	waiting map[*stream]struct{} // for an endpoint to connect
-	acking  []*conn              // have answers to PINGs that may wait a little
 	memory  memory
 	doomed  []*conn // are to end as soon as nothing else is being done
 	blame   *conn   // whose doing is being handled
@@ -46,8 +45,6 @@ type wishes interface {
 	wakeAt(t time.Time)
 	// wakeWhen has retry called when the channel closes.
 	wakeWhen(again <-chan struct{})
-	// ackSoon has flushAcks called within a time.
-	ackSoon(within time.Duration)
 	// dial has one more connection made for u.
 	dial(u *upstream)
 }
@@ -164,15 +161,6 @@ func (c *core) relieve() {
 	if c.memory.exceeded() {
 		c.shed()
 	}
-}
-
-// flushAcks sends the answers to PINGs that have waited long enough.
-func (c *core) flushAcks() {
-	for _, cn := range c.acking {
-		cn.flushAcks()
-	}
-	clear(c.acking)
-	c.acking = c.acking[:0]
 }
 
 // drainAll lets all callers go.

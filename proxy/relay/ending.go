@@ -118,6 +118,7 @@ func (c *conn) end(err error) {
 	c.transport.close()
 	c.core.metrics.ConnectionEnded(c.side.String(), causeOf(err))
 	c.core.chargeConn(c)
+	c.core.timers.remove(&c.ackTimer)
 	c.core.timers.remove(&c.life)
 	c.core.timers.remove(&c.keepalive.timer)
 	delete(c.core.callers, c)

@@ -242,7 +242,7 @@ func TestPingWaitsForOtherFrames(t *testing.T) {
 	c.request(true)
 	c.ping()
 	want(t, c)
-	if !w.acking {
+	if c.c.ackTimer.place == 0 {
 		t.Error("nobody is asked to send the answer")
 	}
 	b.respond(1)

@@ -1,6 +1,7 @@
 package relay
 
 import (
+	"math"
 	"net"
 	"runtime"
 	"runtime/debug"
@@ -20,38 +21,18 @@ type shard struct {
 
 	mu       sync.Mutex // protects everything below, and all of the core:
 	core     *core
-	timer    wakeup
-	acks     wakeup
+	timer    *time.Timer
+	timerAt  time.Time // zero if it is not to fire
 	awaiting map[<-chan struct{}]bool
 	flushing bool           // somebody is about to flush
 	closed   chan struct{}  // closed by close
 	helpers  sync.WaitGroup // goroutines that wait for generations
 }
 
-// wakeup is a call at some time.
-type wakeup struct {
-	timer *time.Timer
-	at    time.Time // zero if there is none to come
-}
-
-func (w *wakeup) set(now, at time.Time, f func()) {
-	if w.timer == nil {
-		w.timer = time.AfterFunc(at.Sub(now), f)
-	} else {
-		w.timer.Reset(at.Sub(now))
-	}
-	w.at = at
-}
-
-func (w *wakeup) stop() {
-	if w.timer != nil {
-		w.timer.Stop()
-	}
-}
-
 func newShard(cfg Config, index int, m *metrics.Relay, log *zap.Logger) *shard {
 	s := &shard{log: log, metrics: m, alone: runtime.GOMAXPROCS(0) == 1, awaiting: map[<-chan struct{}]bool{}, closed: make(chan struct{})}
 	s.core = newCore(cfg, index, m, s)
+	s.timer = time.AfterFunc(math.MaxInt64, s.expire)
 	return s
 }
 
@@ -105,29 +86,17 @@ func (s *shard) contain(defect any) {
 // wakeAt implements wishes.
 func (s *shard) wakeAt(t time.Time) {
 	// One that is too early does no harm: it sets the next. Most are for deadlines that calls do not reach.
-	if !t.IsZero() && (s.timer.at.IsZero() || t.Before(s.timer.at)) {
-		s.timer.set(s.core.now, t, s.expire)
+	if t.IsZero() || !s.timerAt.IsZero() && !t.Before(s.timerAt) {
+		return
 	}
+	s.timerAt = t
+	s.timer.Reset(t.Sub(s.core.now))
 }
 
 func (s *shard) expire() {
 	s.enter(func(c *core) {
-		s.timer.at = time.Time{}
+		s.timerAt = time.Time{}
 		c.expire()
-	})
-}
-
-// ackSoon implements wishes.
-func (s *shard) ackSoon(within time.Duration) {
-	if at := s.core.now.Add(within); s.acks.at.IsZero() || at.Before(s.acks.at) {
-		s.acks.set(s.core.now, at, s.flushAcks)
-	}
-}
-
-func (s *shard) flushAcks() {
-	s.enter(func(c *core) {
-		s.acks.at = time.Time{}
-		c.flushAcks()
 	})
 }
 
@@ -159,8 +128,7 @@ func (s *shard) close() {
 	s.helpers.Wait()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.timer.stop()
-	s.acks.stop()
+	s.timer.Stop()
 }
 
 // attach makes a connection of the core's out of a socket, and starts to read it.

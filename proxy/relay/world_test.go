@@ -32,7 +32,6 @@ type world struct {
 
 	wake     time.Time                // what the core wished last
 	awaiting map[<-chan struct{}]bool // what it waits for
-	acking   bool                     // it wishes to answer PINGs soon
 	dialling map[*upstream]bool       // that one more connection is to be made for
 	seen     map[*stream]struct{}     // every stream that was ever on a connection
 }
@@ -117,9 +116,6 @@ func (w *world) wakeAt(t time.Time) { w.wake = t }
 
 // wakeWhen implements wishes.
 func (w *world) wakeWhen(again <-chan struct{}) { w.awaiting[again] = true }
-
-// ackSoon implements wishes.
-func (w *world) ackSoon(time.Duration) { w.acking = true }
 
 // dial implements wishes.
 func (w *world) dial(u *upstream) { w.dialling[u] = true }
@@ -272,9 +268,7 @@ func (w *world) pass(d time.Duration) {
 // acks lets the time pass that answers to PINGs may wait.
 func (w *world) acks() {
 	w.t.Helper()
-	w.acking = false
-	w.core.flushAcks()
-	w.step()
+	w.pass(ackDelay[backend])
 }
 
 // finish closes what is still open, and checks that nothing is left.
