@@ -122,8 +122,8 @@ func TestCancelStorm(t *testing.T) {
 }
 
 // stormGrowth is by how much the memory of a proxy may differ before and after storms: garbage that is not collected
-// or not given back yet. It is 84 bytes for each cancelled call of the relay.
-var stormGrowth = map[string]float64{configs.EngineRelay: 8 * mebibyte, configs.EngineGRPCProxy: 80 * mebibyte}
+// or not given back yet. It is 168 bytes for each cancelled call of the relay.
+var stormGrowth = map[string]float64{configs.EngineRelay: 16 * mebibyte, configs.EngineGRPCProxy: 80 * mebibyte}
 
 // cancelled makes a call and gives it up after some time. It fails if the call ends in another way.
 func cancelled(cc *grpc.ClientConn, after time.Duration) error {
