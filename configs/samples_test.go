@@ -329,6 +329,7 @@ func TestAlertsUseSeriesThatExist(t *testing.T) {
 	}
 	for _, name := range []string{
 		"lbproxy_discovery_staleness_seconds", "lbproxy_endpoint_ready", "lbproxy_discovery_poisoned_total", "lbproxy_errors_total",
+		"lbproxy_defects_total", "lbproxy_memory_bytes", "lbproxy_connections_ended_total", "lbproxy_endpoint_waiting",
 	} {
 		if !used[name] {
 			t.Errorf("no alert watches %s", name)
@@ -340,7 +341,7 @@ func TestAlertsUseSeriesThatExist(t *testing.T) {
 func families(t *testing.T) []string {
 	t.Helper()
 	r := &described{Registerer: prometheus.NewRegistry()}
-	metrics.New(r, "test")
+	metrics.New(r, "test").Relay(1, 1)
 	if len(r.names) == 0 {
 		t.Fatal("no series found")
 	}
