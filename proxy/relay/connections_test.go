@@ -218,6 +218,19 @@ func TestStreamIDsUsedUp(t *testing.T) {
 	w.finish()
 }
 
+// Who waited for a stream has a connection to wait for, and does not so for ever.
+func TestLastConnectionLost(t *testing.T) {
+	w, c, b := pair(t, oneStream)
+	c.request(true)
+	c.request(true)
+	w.pass(time.Hour)
+	b.end()
+	want(t, c, "HEADERS 1 :status=200 grpc-status=14 lbproxy-error=backend_lost end")
+	w.pass(time.Second)
+	want(t, c, "HEADERS 3 :status=200 grpc-status=14 lbproxy-error=no_ready_endpoint end")
+	w.finish()
+}
+
 // A backend that breaks the protocol ends its connection. What it may have begun must not be sent again.
 func TestBackendViolation(t *testing.T) {
 	for _, tt := range []struct {

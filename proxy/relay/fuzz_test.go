@@ -11,6 +11,7 @@ import (
 	"golang.org/x/net/http2/hpack"
 
 	"github.com/lbproxy/lbproxy/picker"
+	"github.com/lbproxy/lbproxy/proxy"
 	"github.com/lbproxy/lbproxy/proxy/h2"
 )
 
@@ -223,13 +224,20 @@ func FuzzInterleaved(f *testing.F) {
 	f.Add([]byte{0, 0, 0, 1, 0, 200, 13, 0, 7, 1, 0, 1, 10, 1, 0, 11, 1, 255, 5, 0, 0, 11, 1, 255, 4, 0, 9, 12, 1, 0})
 	f.Add([]byte{0, 0, 1, 0, 1, 1, 16, 0, 1, 0, 0, 1, 15, 0, 0, 18, 0, 0, 17, 0, 0, 19, 0, 0, 8, 0, 3})
 	f.Add([]byte{6, 0, 0, 6, 1, 0, 0, 0, 0, 1, 0, 255, 1, 0, 255, 7, 0, 0, 9, 0, 0, 14, 0, 0, 20, 0, 0, 2, 0, 0})
+	f.Add([]byte{20, 0, 1, 20, 1, 1, 0, 0, 1, 0, 0, 1, 0, 0, 1, 0, 1, 1, 24, 0, 1, 24, 1, 4, 25, 0, 0, 12, 0, 0, 25, 0, 0, 12, 0, 0, 27, 0, 255})
+	f.Add([]byte{30, 0, 2, 0, 0, 1, 0, 0, 1, 27, 0, 20, 10, 0, 0, 10, 1, 0, 27, 0, 20, 27, 0, 20})
+	f.Add([]byte{26, 0, 9, 28, 0, 0, 22, 0, 255, 22, 0, 254, 22, 0, 255, 22, 0, 255, 28, 0, 1, 12, 0, 0, 22, 0, 255, 29, 0, 0, 27, 0, 99})
 	f.Fuzz(func(t *testing.T, script []byte) {
 		if len(script) > 3*400 {
 			return
 		}
 		addrs := []string{"a:1", "b:1"}
 		w := newWorld(t, addrs...)
-		in := interleaved{w: w, callers: []*peer{w.caller(), w.caller()}, backends: []*peer{w.backend("a:1"), w.backend("b:1")}, addrs: addrs}
+		in := interleaved{
+			w: w, callers: []*peer{w.caller(), w.caller()}, backends: []*peer{w.backend("a:1"), w.backend("b:1")}, addrs: addrs,
+			others: make([]*peer, 2),
+		}
+		in.newHog()
 		for _, c := range in.callers {
 			c.settings()
 		}
@@ -244,6 +252,13 @@ type interleaved struct {
 	w                 *world
 	callers, backends []*peer
 	addrs             []string
+	others            []*peer // additional connections to the backends; nil if there was none
+	hog               *peer   // a caller that has much held
+}
+
+func (in *interleaved) newHog() {
+	in.hog = in.w.caller()
+	in.hog.settings()
 }
 
 // open returns a stream of p that it may still write to, chosen by n; 0 if there is none.
@@ -265,14 +280,19 @@ func (in *interleaved) do(what, whom, n byte) {
 	w := in.w
 	i := int(whom & 1)
 	p := in.callers[i]
-	if what%22 >= 10 {
+	what %= 31
+	switch {
+	case what >= 22:
+		in.doMore(what, whom, n)
+		return
+	case what >= 10:
 		p = in.backends[i]
 	}
 	id := p.open(whom >> 1)
-	if p.c.dead && what%22 != 9 && what%22 != 19 && what%22 != 8 {
+	if p.c.dead && what != 9 && what != 19 && what != 8 {
 		return
 	}
-	switch what % 22 {
+	switch what {
 	case 0:
 		p.request(n&1 != 0, "grpc-timeout", string(rune('1'+n%9))+"S")
 	case 1, 11:
@@ -345,5 +365,55 @@ func (in *interleaved) do(what, whom, n byte) {
 		if id != 0 && !p.streams[id].answered {
 			p.headers(id, false, ":status", "103")
 		}
+	}
+}
+
+// doMore does what has to do with memory, with additional connections, and with long times.
+func (in *interleaved) doMore(what, whom, n byte) {
+	w := in.w
+	i := int(whom & 1)
+	addr := in.addrs[i]
+	if in.hog.c.dead {
+		in.hog.resume()
+		in.newHog()
+	}
+	switch what {
+	case 22:
+		in.hog.request(n&1 != 0, indexed(int(n)<<10)...)
+	case 23:
+		in.hog.resume()
+		in.hog.settings(setting{ID: http2.SettingInitialWindowSize, Val: uint32(n) * 300})
+	case 24:
+		if w.dialling[w.upstreams[addr]] && n&3 == 0 {
+			w.unreachable(addr)
+		} else if w.dialling[w.upstreams[addr]] {
+			in.others[i] = w.additional(addr, setting{ID: http2.SettingMaxConcurrentStreams, Val: uint32(n % 8)})
+		}
+	case 25:
+		if in.others[i] != nil {
+			in.others[i], in.backends[i] = in.backends[i], in.others[i]
+		}
+	case 26:
+		w.core.memory.limit = 256<<10 + int(n)<<14
+		w.step()
+	case 27:
+		w.pass(time.Duration(n) * 160 * time.Millisecond)
+	case 28:
+		if n&1 != 0 {
+			in.hog.resume()
+			w.step()
+		} else {
+			in.hog.pause()
+		}
+	case 29:
+		id := in.hog.open(whom >> 1)
+		if st := in.hog.streams[id]; st != nil {
+			in.hog.data(id, make([]byte, min(int64(n)*512, max(0, st.credit), max(0, in.hog.credit))), n&1 != 0)
+		}
+	case 30:
+		w.configure(proxy.ServiceConfig{
+			Policy: picker.WeightedRoundRobin, WaitTimeout: time.Second,
+			Keepalive: proxy.Keepalive{Time: time.Duration(n) * time.Second, Timeout: 2 * time.Second},
+		})
 	}
 }

@@ -22,22 +22,23 @@ func (w *world) ended(s side, cause string) int {
 }
 
 func TestMemory(t *testing.T) {
-	const limit = 1 << 20
+	const limit, small = 1 << 20, 30
 	for _, tt := range []struct {
 		name     string
 		settings []setting                                           // the backend's
 		begin    func(hog, b *peer)                                  // before the other caller's call
-		grow     func(hog, b *peer, id func(call int) uint32, i int) // has the hog hold more
+		grow     func(hog, b *peer, id func(call int) uint32, i int) // has the hog hold more, in one step
 		whole    bool                                                // its connection is what holds it
 	}{
 		{
 			name:  "a caller's window is closed",
 			begin: func(hog, b *peer) { hog.settings(setting{ID: http2.SettingInitialWindowSize, Val: 0}) },
 			grow: func(hog, b *peer, id func(int) uint32, i int) {
-				hog.request(true)
-				b.respond(id(i))
-				for range 3 {
-					b.data(id(i), make([]byte, maxFrameSize), false)
+				if i%4 == 0 {
+					hog.request(true)
+					b.respond(id(i / 4))
+				} else {
+					b.data(id(i/4), make([]byte, maxFrameSize), false)
 				}
 			},
 		},
@@ -45,9 +46,10 @@ func TestMemory(t *testing.T) {
 			name:     "a backend's window is closed",
 			settings: []setting{{ID: http2.SettingInitialWindowSize, Val: 0}},
 			grow: func(hog, b *peer, id func(int) uint32, i int) {
-				call := hog.request(false)
-				for range 3 {
-					hog.data(call, make([]byte, maxFrameSize), false)
+				if i%4 == 0 {
+					hog.request(false)
+				} else {
+					hog.data(hog.next-2, make([]byte, maxFrameSize), false)
 				}
 			},
 		},
@@ -87,7 +89,9 @@ func TestMemory(t *testing.T) {
 				tt.begin(hog, b)
 			}
 			other.request(true)
-			hog.request(false, "x", "small")
+			for range small {
+				hog.request(false)
+			}
 			hog.got()
 			shed := func() bool {
 				return hog.c.dead || slices.ContainsFunc(hog.log, func(f string) bool {
@@ -98,7 +102,7 @@ func TestMemory(t *testing.T) {
 				if i > 200 {
 					t.Fatalf("nothing is shed, %d bytes are held", w.core.memory.used)
 				}
-				tt.grow(hog, b, func(call int) uint32 { return uint32(5 + 2*call) }, i)
+				tt.grow(hog, b, func(call int) uint32 { return uint32(2*small + 3 + 2*call) }, i)
 			}
 			if most := limit - limit/relief; w.core.memory.used > most {
 				t.Errorf("%d bytes are held after shedding, want at most %d", w.core.memory.used, most)
@@ -106,8 +110,10 @@ func TestMemory(t *testing.T) {
 			if hog.c.dead != tt.whole || tt.whole && w.ended(caller, "memory") != 1 {
 				t.Errorf("the connection has ended: %v, want %v; %d because of memory", hog.c.dead, tt.whole, w.ended(caller, "memory"))
 			}
-			if small := hog.c.streams[1]; !tt.whole && small == nil {
-				t.Error("a call that holds little has ended")
+			for id := uint32(1); id < 2*small && !tt.whole; id += 2 {
+				if hog.c.streams[id] == nil {
+					t.Error("a call that holds little has ended")
+				}
 			}
 			if b.closed || other.closed {
 				t.Error("others' connections have ended")

@@ -170,31 +170,49 @@ func TestTrailersOfTheCaller(t *testing.T) {
 }
 
 func TestStreamWindowFollowsItsReader(t *testing.T) {
-	// upload sends all that the caller may, so many times, and returns how much it may send then.
-	upload := func(c *peer, id uint32, times int) int64 {
+	// send sends all that the peer may, so many times, and returns how much it may send then.
+	send := func(p *peer, id uint32, times int) int64 {
 		for range times {
-			if n := c.streams[id].credit; n > 0 {
-				c.data(id, make([]byte, n), false)
+			if n := p.streams[id].credit; n > 0 {
+				p.data(id, make([]byte, n), false)
 			}
 		}
-		return c.streams[id].credit
+		return p.streams[id].credit
 	}
-	w, c, b := pair(t, setting{ID: http2.SettingInitialWindowSize, Val: 1 << 24})
-	b.grow(0, 1<<24)
-	if got := upload(c, c.request(false), 20); got <= maxStreamWindow/2 || got > maxStreamWindow {
-		t.Errorf("a call that is read quickly may send %d bytes, want more than half of %d", got, maxStreamWindow)
+	for _, tt := range []struct {
+		name string
+		from side
+	}{
+		{"up", caller},
+		{"down", backend},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			w, c, b := pair(t)
+			from, to := c, b
+			if tt.from == backend {
+				from, to = b, c
+			}
+			to.settings(setting{ID: http2.SettingInitialWindowSize, Val: 1 << 24})
+			to.grow(0, 1<<24)
+			c.request(false)
+			b.respond(1)
+			if got := send(from, 1, 20); got <= maxStreamWindow/2 || got > maxStreamWindow {
+				t.Errorf("a call that is read quickly may send %d bytes, want more than half of %d", got, maxStreamWindow)
+			}
+			to.settings(setting{ID: http2.SettingInitialWindowSize, Val: 0})
+			c.request(false)
+			b.respond(3)
+			if got := send(from, 3, 5); got != 0 {
+				t.Errorf("a call that is not read may send %d bytes more", got)
+			}
+			for range 2 * streamWindow / 1000 { // read little by little, with more behind it all the time
+				to.grow(3, 1000)
+				send(from, 3, 1)
+			}
+			if got := from.c.streams[3].half[tt.from].recv.Held(); got > streamWindow {
+				t.Errorf("%d bytes are held of a call that is read slowly, want at most %d", got, streamWindow)
+			}
+			w.finish()
+		})
 	}
-	b.settings(setting{ID: http2.SettingInitialWindowSize, Val: 0})
-	stalled := c.request(false)
-	if got := upload(c, stalled, 5); got != 0 {
-		t.Errorf("a call that is not read may send %d bytes more", got)
-	}
-	for range 2 * streamWindow / 1000 { // read little by little, with more behind it all the time
-		b.grow(3, 1000)
-		upload(c, stalled, 1)
-	}
-	if got := c.c.streams[stalled].half[caller].recv.Held(); got > streamWindow {
-		t.Errorf("%d bytes are held of a call that is read slowly, want at most %d", got, streamWindow)
-	}
-	w.finish()
 }
