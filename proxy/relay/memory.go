@@ -5,6 +5,9 @@ type memory struct{ used, limit int }
 
 func (m *memory) exceeded() bool { return m.used > m.limit }
 
+// scarce says that memory is not for what might only be needed.
+func (m *memory) scarce() bool { return m.used > m.limit/2 }
+
 // streamOverhead is what a call costs beside its bytes.
 const streamOverhead = 1 << 10
 

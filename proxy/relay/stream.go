@@ -261,7 +261,7 @@ func (st *stream) keep(data []byte) {
 		return
 	}
 	had := cap(st.body)
-	if st.answered || len(st.body)+len(data) > maxReplay {
+	if st.answered || len(st.body)+len(data) > maxReplay || st.owner.core.memory.scarce() {
 		st.replay, st.body = false, kept(st.body)
 	} else {
 		st.body = append(st.body, data...)

@@ -158,6 +158,7 @@ type lbproxy struct {
 func (w *world) config(change ...func(*configs.Config)) *configs.Config {
 	cfg := configs.Default()
 	cfg.Engine = w.engine.name
+	cfg.Relay.Workers = 2 // so that every story is told across them
 	cfg.Listeners = []configs.Listener{{Address: newAddr(w.t)}}
 	cfg.Admin.Address = newAddr(w.t)
 	cfg.Discovery.Etcd.Endpoints = []string{w.etcd}
