@@ -161,6 +161,34 @@ func TestMemoryOfTheLargestCaller(t *testing.T) {
 	w.finish()
 }
 
+// A request is kept for another endpoint, which it may not need, only while there is memory for that.
+func TestScarceMemory(t *testing.T) {
+	for _, tt := range []struct {
+		name            string
+		limit           func(used int) int
+		caller, another []string
+	}{
+		{"more than half is left", func(used int) int { return 4 * used }, nil, []string{"HEADERS 1", "DATA 1 7"}},
+		{"less than half is left", func(used int) int { return 2*used - 2 }, []string{"RST 1 REFUSED_STREAM"}, nil},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			w := newWorld(t, "a:1", "b:1")
+			a := w.backend("a:1")
+			c := w.caller()
+			c.settings()
+			id := c.request(false)
+			w.core.memory.limit = tt.limit(w.core.memory.used)
+			c.data(id, []byte("request"), false)
+			w.core.memory.limit = int(testConfig.Memory)
+			another := w.backend("b:1")
+			a.reset(1, http2.ErrCodeRefusedStream)
+			want(t, c, tt.caller...)
+			want(t, another, tt.another...)
+			w.finish()
+		})
+	}
+}
+
 func TestUnread(t *testing.T) {
 	for _, tt := range []struct {
 		name  string
