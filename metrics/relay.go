@@ -13,17 +13,44 @@ const (
 	PeerBackend = "backend"
 )
 
-// Why a connection ended, beside the limits that a peer exceeded, which name themselves.
+// Cause is why a connection ended.
+type Cause string
+
+// The causes. From CauseGlitches on they are limits that a peer has exceeded.
 const (
-	CausePeer      = "peer"              // the peer closed it
-	CauseFinished  = "finished"          // we closed it, in order
-	CauseNetwork   = "network"           // reading or writing failed
-	CauseHandshake = "handshake_timeout" // the peer did not say in time what it speaks
-	CauseKeepalive = "keepalive_timeout"
-	CauseNotHTTP2  = "not_http2"
-	CauseProtocol  = "protocol" // the peer broke HTTP/2
-	CauseDefect    = "defect"
+	CausePeer         Cause = "peer"              // the peer closed it
+	CauseFinished     Cause = "finished"          // we closed it, in order
+	CauseNetwork      Cause = "network"           // reading or writing failed
+	CauseHandshake    Cause = "handshake_timeout" // the peer did not say in time what it speaks
+	CauseKeepalive    Cause = "keepalive_timeout"
+	CauseNotHTTP2     Cause = "not_http2"
+	CauseProtocol     Cause = "protocol" // the peer broke HTTP/2
+	CauseDefect       Cause = "defect"
+	CauseGlitches     Cause = "glitches"
+	CauseResets       Cause = "resets"
+	CauseUnread       Cause = "unread"
+	CauseMemory       Cause = "memory"
+	CauseHeaderList   Cause = "header_list"
+	CauseContinuation Cause = "continuation"
 )
+
+var causes = []Cause{
+	CausePeer, CauseFinished, CauseNetwork, CauseHandshake, CauseKeepalive, CauseNotHTTP2, CauseProtocol, CauseDefect,
+	CauseGlitches, CauseResets, CauseUnread, CauseMemory, CauseHeaderList, CauseContinuation,
+}
+
+// Rejection is why a request never became a call.
+type Rejection string
+
+// The rejections.
+const (
+	Malformed      Rejection = "malformed"
+	TooLarge       Rejection = "too_large"
+	TooManyStreams Rejection = "too_many_streams"
+	WhileDraining  Rejection = "draining"
+)
+
+var rejections = []Rejection{Malformed, TooLarge, TooManyStreams, WhileDraining}
 
 type relayFamilies struct {
 	connections *prometheus.GaugeVec
@@ -54,7 +81,7 @@ func newRelayFamilies() relayFamilies {
 		}, []string{"worker"}),
 		memoryLimit: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "lbproxy_memory_limit_bytes",
-			Help: "What lbproxy_memory_bytes of all workers may add up to.",
+			Help: "What lbproxy_memory_bytes of all workers may add up to; each has an equal share.",
 		}),
 		defects: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "lbproxy_defects_total",
@@ -80,6 +107,16 @@ func (m *Metrics) Relay(workers int, memoryLimit int64) *Relay {
 	m.registry.MustRegister(f.connections, f.ended, f.rejected, f.memory, f.memoryLimit, f.defects)
 	f.memoryLimit.Set(float64(memoryLimit))
 	r := &Relay{families: f, memory: make([]workerMemory, workers)}
+	// From 0 on, because a series that begins at 1 shows no increase.
+	for _, peer := range []string{PeerCaller, PeerBackend} {
+		f.connections.WithLabelValues(peer)
+		for _, cause := range causes {
+			f.ended.WithLabelValues(peer, string(cause))
+		}
+	}
+	for _, why := range rejections {
+		f.rejected.WithLabelValues(string(why))
+	}
 	for i := range r.memory {
 		r.memory[i].gauge = f.memory.WithLabelValues(strconv.Itoa(i))
 	}
@@ -90,16 +127,19 @@ func (m *Metrics) Relay(workers int, memoryLimit int64) *Relay {
 func (r *Relay) ConnectionOpened(peer string) { r.families.connections.WithLabelValues(peer).Inc() }
 
 // ConnectionEnded counts the end of a connection that ConnectionOpened counted.
-func (r *Relay) ConnectionEnded(peer, cause string) {
+func (r *Relay) ConnectionEnded(peer string, cause Cause) {
 	r.families.connections.WithLabelValues(peer).Dec()
-	r.families.ended.WithLabelValues(peer, cause).Inc()
+	r.families.ended.WithLabelValues(peer, string(cause)).Inc()
 }
 
 // RequestRejected counts a request that never became a call.
-func (r *Relay) RequestRejected(cause string) { r.families.rejected.WithLabelValues(cause).Inc() }
+func (r *Relay) RequestRejected(why Rejection) {
+	r.families.rejected.WithLabelValues(string(why)).Inc()
+}
 
-// SetMemory publishes what a worker holds.
+// SetMemory publishes what a worker holds, to 4 KiB.
 func (r *Relay) SetMemory(worker, bytes int) {
+	bytes &^= 1<<12 - 1 // so that a small call need not be told
 	w := &r.memory[worker]
 	if w.last.Load() != int64(bytes) {
 		w.last.Store(int64(bytes))

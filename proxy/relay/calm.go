@@ -3,20 +3,24 @@ package relay
 import (
 	"time"
 
+	"github.com/lbproxy/lbproxy/metrics"
 	"github.com/lbproxy/lbproxy/proxy/h2"
 )
 
 // excess is something that a peer does too much of. Its connection ends with ENHANCE_YOUR_CALM.
-type excess struct{ cause, reason string }
+type excess struct {
+	cause  metrics.Cause
+	reason string
+}
 
 func (e excess) Error() string { return e.reason }
 
 var (
-	errUnread    = excess{"unread", "the peer does not read what is sent to it"}
-	errMemory    = excess{"memory", "the memory for calls is used up, and most of it by this connection"}
-	errFields    = excess{"header_list", "a field block is far too long"}
-	errFragments = excess{"continuation", "a field block comes in too many fragments"}
-	errResets    = excess{"resets", "too many streams are opened and reset"}
+	errUnread    = excess{metrics.CauseUnread, "the peer does not read what is sent to it"}
+	errMemory    = excess{metrics.CauseMemory, "the memory for calls is used up, and most of it by this connection"}
+	errFields    = excess{metrics.CauseHeaderList, "a field block is far too long"}
+	errFragments = excess{metrics.CauseContinuation, "a field block comes in too many fragments"}
+	errResets    = excess{metrics.CauseResets, "too many streams are opened and reset"}
 )
 
 // glitchPeriod is within what time glitches and resets are counted. A quiet connection that is kept alive by
@@ -37,7 +41,7 @@ func (c *conn) glitches(n int, what string) error {
 	if c.calm.glitches += n; c.calm.glitches <= c.core.cfg.MaxGlitches || c.calm.renewed(c.core.now) {
 		return nil
 	}
-	return excess{"glitches", "too many of: " + what}
+	return excess{metrics.CauseGlitches, "too many of: " + what}
 }
 
 // useful notes a frame that belongs to a call.

@@ -31,5 +31,8 @@ type Config struct {
 	HandshakeTimeout time.Duration
 }
 
+// cores is what the process may use as it starts: the machine's, or what a container is limited to.
+var cores = runtime.GOMAXPROCS(0)
+
 // DefaultWorkers is one for every four cores, and at most eight: the machine is the callers', not ours.
-func DefaultWorkers() int { return min(max(1, runtime.NumCPU()/4), 8) }
+func DefaultWorkers() int { return min(max(1, cores/4), 8) }

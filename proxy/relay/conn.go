@@ -34,7 +34,7 @@ type transport interface {
 	// flush writes what take gives out.
 	flush()
 	// close ends the connection, after what take has given out last has been written as far as possible.
-	close()
+	close(why error)
 }
 
 // conn is one HTTP/2 connection: a caller's, to which we are the server, or one to a backend.
@@ -120,6 +120,7 @@ func (c *core) newConn(s side, t transport) *conn {
 	cn.out = h2.AppendSettings(cn.out, settings...)
 	cn.out = h2.AppendWindowUpdate(cn.out, 0, connWindow-h2.InitialWindow)
 	cn.mark()
+	c.conns[cn] = struct{}{}
 	c.metrics.ConnectionOpened(s.String())
 	return cn
 }
@@ -128,8 +129,7 @@ func (c *core) newConn(s side, t transport) *conn {
 func (c *core) newCaller(t transport, f *front) *conn {
 	cn := c.newConn(caller, t)
 	cn.front = f
-	c.callers[cn] = struct{}{}
-	cn.life.fire = func(*core) { cn.drain() }
+	cn.life.fire = cn.expire
 	if age := c.cfg.MaxConnectionAge; age > 0 {
 		c.set(&cn.life, c.now.Add(spread(age)))
 	}

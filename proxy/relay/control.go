@@ -60,7 +60,8 @@ func (c *conn) onPing(h h2.FrameHeader, payload []byte) error {
 	return c.glitch("PING")
 }
 
-func (c *conn) flushAcks(*core) {
+func (c *conn) flushAcks(core *core) {
+	core.blame = c
 	if len(c.acks) > 0 {
 		c.out = append(c.writable(), c.acks...)
 		c.acks = c.acks[:0]

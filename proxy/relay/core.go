@@ -1,6 +1,7 @@
 package relay
 
 import (
+	"iter"
 	"time"
 
 	"github.com/lbproxy/lbproxy/metrics"
@@ -18,12 +19,13 @@ type core struct {
 	metrics *metrics.Relay
 	now     time.Time
 
+	conns   map[*conn]struct{}
 	dirty   []*conn // have bytes to be written
-	callers map[*conn]struct{}
 	free    *stream // used ones, to be used again
 	frees   int     // how many
 	buffers buffers
 	timers  timers
+	resume  timer                // with what a defect has cut short
 	waiting map[*stream]struct{} // for an endpoint to connect
 	memory  memory
 	doomed  []*conn // are to end as soon as nothing else is being done
@@ -50,12 +52,14 @@ type wishes interface {
 }
 
 func newCore(cfg Config, index int, m *metrics.Relay, w wishes) *core {
-	return &core{
+	c := &core{
 		cfg: cfg, index: index, metrics: m, wishes: w,
-		callers: map[*conn]struct{}{},
+		conns:   map[*conn]struct{}{},
 		waiting: map[*stream]struct{}{},
 		memory:  memory{limit: int(cfg.Memory) / cfg.Workers},
 	}
+	c.resume.fire = (*core).retry
+	return c
 }
 
 // side is one of the two ends of a call.
@@ -163,17 +167,28 @@ func (c *core) relieve() {
 	}
 }
 
+// callers are the connections of callers.
+func (c *core) callers() iter.Seq[*conn] {
+	return func(yield func(*conn) bool) {
+		for cn := range c.conns {
+			if cn.side == caller && !yield(cn) {
+				return
+			}
+		}
+	}
+}
+
 // drainAll lets all callers go.
 func (c *core) drainAll() {
 	c.draining = true
-	for cn := range c.callers {
+	for cn := range c.callers() {
 		cn.drain()
 	}
 }
 
 // failAll fails the calls that still run when the proxy must end, and lets their connections go.
 func (c *core) failAll() {
-	for cn := range c.callers {
+	for cn := range c.callers() {
 		for _, st := range cn.streams {
 			st.fail(c, proxy.ErrDraining())
 		}
@@ -183,7 +198,7 @@ func (c *core) failAll() {
 
 // endAll ends the connections of callers that do not read.
 func (c *core) endAll() {
-	for cn := range c.callers {
+	for cn := range c.callers() {
 		cn.end(errUnread)
 	}
 }

@@ -72,7 +72,7 @@ func (s *served) connect(p *proxy.Policy) *remote {
 	r.await(http2.FrameSettings)
 	s.shard().mu.Lock()
 	defer s.shard().mu.Unlock()
-	for c := range s.shard().core.callers {
+	for c := range s.shard().core.callers() {
 		if c.front.listener == l.Addr().String() {
 			r.conn = c
 		}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io"
 	"os"
+	"time"
 
 	"github.com/lbproxy/lbproxy/metrics"
 	"github.com/lbproxy/lbproxy/proxy/h2"
@@ -17,7 +18,7 @@ var (
 )
 
 // causeOf is how the end of a connection is counted.
-func causeOf(err error) string {
+func causeOf(err error) metrics.Cause {
 	var e excess
 	var violation h2.ConnectionError
 	switch {
@@ -115,23 +116,22 @@ func (c *conn) end(err error) {
 		return
 	}
 	c.dead = true
-	c.transport.close()
+	c.transport.close(err)
 	c.core.metrics.ConnectionEnded(c.side.String(), causeOf(err))
 	c.core.chargeConn(c)
 	c.core.timers.remove(&c.ackTimer)
 	c.core.timers.remove(&c.life)
 	c.core.timers.remove(&c.keepalive.timer)
-	delete(c.core.callers, c)
+	delete(c.core.conns, c)
 	for _, st := range c.streams {
 		c.blocked.remove(st)
 		st.half[c.side].conn = nil
 	}
-	streams := c.streams
-	c.streams = nil
 	if c.upstream != nil {
 		c.upstream.over(c, err)
 	}
-	for _, st := range streams {
+	for id, st := range c.streams {
+		delete(c.streams, id)
 		switch {
 		case c.side == caller:
 			st.cancelled(c.core)
@@ -139,6 +139,26 @@ func (c *conn) end(err error) {
 			st.lost(c.core, err)
 		}
 	}
+}
+
+// abandon lets go of a connection that a defect keeps from being ended in order, and of its calls wherever they
+// stand, so that nothing comes back to them.
+func (c *conn) abandon() {
+	c.dead = true
+	delete(c.core.conns, c)
+	for _, st := range c.streams {
+		st.ended = true
+		c.core.timers.remove(&st.timer)
+	}
+	for st := range c.core.waiting {
+		if st.owner == c {
+			delete(c.core.waiting, st)
+			c.core.timers.remove(&st.timer)
+		}
+	}
+	c.core.memory.used -= c.held
+	c.held, c.streams = 0, nil
+	c.transport.close(errDefect)
 }
 
 // goAway says that no more streams are taken than up to last.
@@ -150,6 +170,9 @@ func (c *conn) goAway(last uint32) {
 // drainPing is what a PING carries whose answer shows that the peer has seen our first GOAWAY.
 var drainPing = [8]byte{'d', 'r', 'a', 'i', 'n'}
 
+// drainPatience is how long a caller may take to answer that PING.
+const drainPatience = time.Second
+
 // drain lets the caller go in two steps, so that no stream is refused that was on its way (RFC 9113, section 6.8).
 func (c *conn) drain() {
 	if c.leaving || c.dead {
@@ -158,8 +181,19 @@ func (c *conn) drain() {
 	c.leaving = true
 	c.goAway(h2.MaxStreamID)
 	c.out = h2.AppendPing(c.writable(), false, drainPing)
+	c.core.set(&c.life, c.core.now.Add(drainPatience))
 	if c.preface > 0 || !c.greeted {
 		c.onPingAck(drainPing) // there is nobody yet to answer
+	}
+}
+
+// expire is called when a caller's connection has reached its age, and when it has not answered the PING.
+func (c *conn) expire(core *core) {
+	core.blame = c
+	if c.leaving {
+		c.onPingAck(drainPing)
+	} else {
+		c.drain()
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 
 	"google.golang.org/grpc/codes"
 
+	"github.com/lbproxy/lbproxy/metrics"
 	"github.com/lbproxy/lbproxy/proxy"
 	"github.com/lbproxy/lbproxy/proxy/h2"
 	"github.com/lbproxy/lbproxy/proxy/h2/hpack"
@@ -105,24 +106,24 @@ func (c *conn) onRequest(h h2.FrameHeader) error {
 		return h2.ConnectionError{Code: h2.StreamClosed, Reason: "HEADERS on a closed stream"}
 	}
 	c.lastID = h.StreamID
-	reject := func(cause string, code h2.ErrCode, reason string) error {
-		core.metrics.RequestRejected(cause)
+	reject := func(why metrics.Rejection, code h2.ErrCode, reason string) error {
+		core.metrics.RequestRejected(why)
 		return h2.StreamError{StreamID: h.StreamID, Code: code, Reason: reason}
 	}
 	switch {
 	case core.size > core.cfg.MaxHeaderList:
-		return reject("too_large", h2.EnhanceYourCalm, "the fields are too long")
+		return reject(metrics.TooLarge, h2.EnhanceYourCalm, "the fields are too long")
 	case c.finished:
-		return reject("draining", h2.RefusedStream, "the connection ends")
+		return reject(metrics.WhileDraining, h2.RefusedStream, "the connection ends")
 	case len(c.streams) >= int(core.cfg.MaxStreams):
-		return reject("too_many_streams", h2.RefusedStream, "no more streams are taken")
+		return reject(metrics.TooManyStreams, h2.RefusedStream, "no more streams are taken")
 	}
 	length, reason := checkRequest(core.fields)
 	if reason == "" && h.Flags.Has(h2.FlagEndStream) && length > 0 {
 		reason = "content-length without content"
 	}
 	if reason != "" {
-		return reject("malformed", h2.ProtocolError, reason)
+		return reject(metrics.Malformed, h2.ProtocolError, reason)
 	}
 	st := core.newStream()
 	st.owner, st.began, st.replay, st.code = c, core.now, true, codes.Unknown

@@ -141,8 +141,8 @@ func (w *world) checkEmpty() {
 		w.t.Errorf("%v connections are counted", n)
 	}
 	c := w.core
-	if len(c.callers) != 0 || len(c.timers.h) != 0 || len(c.waiting) != 0 {
-		w.t.Errorf("left: %d callers, %d timers, %d waiting", len(c.callers), len(c.timers.h), len(c.waiting))
+	if len(c.conns) != 0 || len(c.timers.h) != 0 || len(c.waiting) != 0 {
+		w.t.Errorf("left: %d connections, %d timers, %d waiting", len(c.conns), len(c.timers.h), len(c.waiting))
 	}
 	for addr, u := range w.upstreams {
 		if u.queue.len != 0 || len(u.conns) != 0 {

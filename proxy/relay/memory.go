@@ -54,9 +54,10 @@ func (c *core) shed() {
 	}
 }
 
-// largest is the caller's connection that most is held for.
+// largest is the connection that most is held for: a caller's with its calls, or what is to be written to a
+// backend that does not read.
 func (c *core) largest() (most *conn) {
-	for cn := range c.callers {
+	for cn := range c.conns {
 		if most == nil || cn.held+cn.charged > most.held+most.charged {
 			most = cn
 		}

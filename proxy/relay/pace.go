@@ -19,4 +19,4 @@ func (p *pace) beat(now time.Time) {
 }
 
 // quick says whether another frame is likely within d.
-func (p *pace) quick(d time.Duration) bool { return max(p.gaps[0], p.gaps[1]) < d*3/4 }
+func (p *pace) quick(d time.Duration) bool { return max(p.gaps[0], p.gaps[1]) < d }

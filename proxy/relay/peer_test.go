@@ -69,7 +69,7 @@ func newPeer(w *world, s side) *peer {
 }
 
 // close implements transport.
-func (p *peer) close() {
+func (p *peer) close(error) {
 	p.closed = true
 	p.c.mark()
 }

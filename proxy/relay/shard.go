@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
 
 	"github.com/lbproxy/lbproxy/metrics"
 )
@@ -18,6 +19,7 @@ type shard struct {
 	log     *zap.Logger
 	metrics *metrics.Relay
 	alone   bool // one thread runs all of Go's code
+	start   time.Time
 
 	mu       sync.Mutex // protects everything below, and all of the core:
 	core     *core
@@ -25,16 +27,24 @@ type shard struct {
 	timerAt  time.Time // zero if it is not to fire
 	awaiting map[<-chan struct{}]bool
 	flushing bool           // somebody is about to flush
+	feeds    uint           // how often something has been read
+	vain     int            // yields on end in which nothing was
 	closed   chan struct{}  // closed by close
 	helpers  sync.WaitGroup // goroutines that wait for generations
 }
 
 func newShard(cfg Config, index int, m *metrics.Relay, log *zap.Logger) *shard {
-	s := &shard{log: log, metrics: m, alone: runtime.GOMAXPROCS(0) == 1, awaiting: map[<-chan struct{}]bool{}, closed: make(chan struct{})}
+	s := &shard{
+		log: log.WithOptions(zap.WrapCore(sampled)), metrics: m, alone: runtime.GOMAXPROCS(0) == 1, start: time.Now(),
+		awaiting: map[<-chan struct{}]bool{}, closed: make(chan struct{}),
+	}
 	s.core = newCore(cfg, index, m, s)
 	s.timer = time.AfterFunc(math.MaxInt64, s.expire)
 	return s
 }
+
+// sampled logs the first few of what peers can make happen without end, in every second.
+func sampled(c zapcore.Core) zapcore.Core { return zapcore.NewSamplerWithOptions(c, time.Second, 5, 0) }
 
 // enter calls into the core, and writes out what comes of it.
 func (s *shard) enter(f func(*core)) {
@@ -46,7 +56,7 @@ func (s *shard) enter(f func(*core)) {
 
 // do has the core do something, now.
 func (s *shard) do(f func()) {
-	s.core.now = time.Now()
+	s.core.now = s.start.Add(time.Since(s.start)) // time.Now asks for the time of day as well, which costs as much again
 	s.guard(nil, func() {
 		f()
 		s.core.relieve()
@@ -69,15 +79,16 @@ func (s *shard) contain(defect any) {
 	s.metrics.Defect()
 	s.log.Error("defect in the handling of a connection, which is closed; please report it",
 		zap.Any("defect", defect), zap.ByteString("stack", debug.Stack()))
-	s.wakeAt(s.core.timers.next()) // expire may not have come to it
-	c := s.core.blame
-	if c == nil {
-		return
+	if c := s.core.blame; c != nil {
+		s.endAfterDefect(c)
 	}
+	s.core.set(&s.core.resume, s.core.now)
+}
+
+func (s *shard) endAfterDefect(c *conn) {
 	defer func() {
-		if recover() != nil { // what is left of it is in no state to be ended in order
-			c.dead, c.streams = true, nil
-			c.transport.close()
+		if recover() != nil {
+			c.abandon()
 		}
 	}()
 	c.end(errDefect)
@@ -147,12 +158,17 @@ func (s *shard) flushSoon() {
 	if s.flushing || len(s.core.dirty) == 0 {
 		return
 	}
-	if s.alone {
+	// Where yields have been in vain, one now and then finds out whether they still are.
+	if s.alone && (s.vain < 8 || s.feeds%32 == 0) {
+		before := s.feeds
 		s.flushing = true
 		s.mu.Unlock()
 		runtime.Gosched()
 		s.mu.Lock()
 		s.flushing = false
+		if s.vain++; s.feeds != before {
+			s.vain = 0
+		}
 	}
 	s.flush()
 }

@@ -1,12 +1,15 @@
 package relay
 
 import (
+	"errors"
 	"io"
 	"net"
 	"runtime"
 	"syscall"
 	"time"
 	"unsafe"
+
+	"go.uber.org/zap"
 )
 
 // socket drives one connection of a core. Reads and writes are single system calls on a socket that does not
@@ -48,7 +51,11 @@ func newSocket(s *shard, nc net.Conn) *socket {
 }
 
 // close implements transport.
-func (k *socket) close() {
+func (k *socket) close(why error) {
+	if isViolation(why) || errors.Is(why, errKeepalive) {
+		k.shard.log.Warn("a connection is ended because of its peer", zap.Stringer("peer", k.conn.side),
+			zap.Stringer("address", k.nc.RemoteAddr()), zap.String("cause", string(causeOf(why))), zap.Error(why))
+	}
 	k.closing = true
 	k.conn.mark() // flush closes
 }
@@ -68,7 +75,8 @@ func (k *socket) read() {
 			}
 		}
 	})
-	s.enter(func(*core) {
+	s.enter(func(core *core) {
+		core.blame = c
 		if err == nil {
 			err = io.EOF
 		}
@@ -101,6 +109,7 @@ func (k *socket) feed(n int, err error) bool {
 	s, c := k.shard, k.conn
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.feeds++
 	for more := true; more && !c.dead; {
 		more = false
 		s.do(func() { more = k.step(n, err) })
@@ -187,7 +196,8 @@ func (k *socket) write(b []byte) (int, error) {
 // writeRest writes what the socket's buffer had no room for.
 func (k *socket) writeRest(b []byte, n int) {
 	_, err := k.nc.Write(b[n:])
-	k.shard.enter(func(*core) {
+	k.shard.enter(func(core *core) {
+		core.blame = k.conn
 		k.conn.wrote(b)
 		if err != nil {
 			k.conn.end(err)

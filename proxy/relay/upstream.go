@@ -43,7 +43,7 @@ type link struct {
 }
 
 const (
-	// growthPause is how long no connection is added after one could not be made.
+	// growthPause is how long no connection is added after one could not be made or was lost.
 	growthPause = time.Second
 	// additionalIdle is how long an additional connection lives without calls.
 	additionalIdle = 30 * time.Second
@@ -150,7 +150,8 @@ func (u *upstream) newConn(in *core, t transport, additional bool) *conn {
 	return c
 }
 
-func (c *conn) endIfIdle(*core) {
+func (c *conn) endIfIdle(core *core) {
+	core.blame = c
 	if len(c.streams) == 0 {
 		c.end(errFinished)
 	}
@@ -200,6 +201,9 @@ func (u *upstream) over(c *conn, err error) {
 	}
 	c.link.err = err
 	close(c.link.over)
+	if c.link.additional && !errors.Is(err, errFinished) {
+		u.growth = c.core.now.Add(growthPause)
+	}
 	i := slices.Index(u.conns, c)
 	if i < 0 {
 		return
