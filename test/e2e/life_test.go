@@ -10,6 +10,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/keepalive"
+
+	"github.com/lbproxy/lbproxy/configs"
 )
 
 // A process that is killed takes its calls with it, but no later ones; when its lease has run out it is gone.
@@ -229,7 +231,7 @@ func TestBackendThatTakesOneCallAtATime(t *testing.T) {
 				}
 				return nil
 			}))
-		p := w.startProxy(listed("hello"))
+		p := w.startProxy(listed("hello"), func(cfg *configs.Config) { cfg.Relay.MaxEndpointConnections = 1 })
 		p.awaitReady("hello", 1)
 		load := p.startLoad("hello", 8)
 		await(t, "200 calls", func() bool { return load.calls.Load() > 200 })
