@@ -21,8 +21,9 @@ const (
 	connWindow       = 16 << 20
 	maxContinuations = 128
 
-	// highWater is how many bytes may stand to be written before calls keep theirs back: a peer that does
-	// not read holds up its own calls, and no memory but their windows'.
+	// highWater is how many bytes of DATA may stand to be written before calls keep theirs back: a peer that
+	// does not read holds up its own calls, and no memory but their windows'. As many bytes of requests may,
+	// so that neither takes the other's place.
 	highWater = 192 << 10
 
 	// maxWork bounds what is done for a connection before others get their turn, in bytes read or unpacked.
@@ -64,6 +65,7 @@ type conn struct {
 
 	// Writing:
 	out      []byte
+	requests int    // how much of out is requests' field blocks
 	taken    int    // the size of what the driver has taken and not given back
 	acks     []byte // that may wait a little, to go with other frames
 	ackTimer timer  // when they have waited long enough
@@ -173,7 +175,7 @@ func (c *conn) take() []byte {
 	b := append(c.out, c.acks...)
 	c.acks = c.acks[:0]
 	c.takenID = c.nextID
-	c.out, c.taken = nil, cap(b)
+	c.out, c.requests, c.taken = nil, 0, cap(b)
 	c.writing = true
 	return b
 }

@@ -13,7 +13,7 @@ func (c *conn) unblock(st *stream) {
 
 // pump sends what stands in line, a frame of each in turn, as far as windows and the peer's reading go.
 func (c *conn) pump() {
-	for !c.dead && len(c.out) < highWater {
+	for !c.dead && c.takesData() {
 		st := c.blocked.peek()
 		if st == nil {
 			return
@@ -29,6 +29,9 @@ func (c *conn) pump() {
 		c.sendQueued(st, h, n)
 	}
 }
+
+// takesData says whether DATA may be added to what stands to be written.
+func (c *conn) takesData() bool { return len(c.out)-c.requests < highWater }
 
 // sendQueued sends the first n bytes of a stream's queue, and what follows the queue if that is all.
 func (c *conn) sendQueued(st *stream, h *half, n int) {
@@ -60,10 +63,10 @@ func (c *conn) sendQueued(st *stream, h *half, n int) {
 	}
 }
 
-// writeData sends DATA that nothing stands in front of, if it can be sent as it is.
+// writeData sends DATA that nothing stands in front of, on its stream or in line, if it can be sent as it is.
 func (c *conn) writeData(st *stream, data []byte, end bool) bool {
 	h := &st.half[c.side]
-	if len(data) > int(h.send) || len(data) > int(c.send) || len(data) > int(c.peer.MaxFrameSize) || len(c.out) >= highWater {
+	if len(data) > int(h.send) || len(data) > int(c.send) || len(data) > int(c.peer.MaxFrameSize) || c.blocked.len > 0 || !c.takesData() {
 		return false
 	}
 	h.send.Take(len(data))

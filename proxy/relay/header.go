@@ -302,7 +302,9 @@ func (c *conn) writeRequest(st *stream, end bool) {
 			block = c.enc.AppendField(block, *f)
 		}
 	}
+	before := len(c.out)
 	c.writeBlock(st.half[backend].id, block, end)
+	c.requests += len(c.out) - before
 }
 
 // writeHeaders writes a field block as it came.

@@ -70,6 +70,41 @@ func TestStreamsAreSharedByCallers(t *testing.T) {
 	w.finish()
 }
 
+// Uploads that fill every write to a backend leave room in the next one for a call of another caller.
+func TestACallAmongUploads(t *testing.T) {
+	w, many, one, b := crowd(t, setting{ID: http2.SettingInitialWindowSize, Val: 1 << 30})
+	b.grow(0, 1<<30)
+	b.pause()
+	const uploads = 40
+	upload := func() {
+		for id, st := range many.streams {
+			if n := min(st.credit, many.credit, maxFrameSize); n > 0 {
+				many.data(id, make([]byte, n), false)
+			}
+		}
+	}
+	for range uploads {
+		many.request(false)
+	}
+	for range 10 {
+		upload()
+	}
+	if got := len(b.c.out); got < highWater {
+		t.Fatalf("%d bytes stand to be written, too few for this test", got)
+	}
+	id := one.request(false)
+	one.data(id, make([]byte, 100), true)
+	for range 3 { // what is being written, what stood to be, and the next
+		b.readOnce()
+		upload()
+	}
+	if st := b.streams[2*uploads+1]; st == nil || !st.over || len(st.received) != 100 {
+		t.Errorf("the call has not come: %+v, and %d wait for a stream", st, w.upstreams["a:1"].queue.len)
+	}
+	b.resume()
+	w.finish()
+}
+
 func TestLeavingALine(t *testing.T) {
 	w, c, b := pair(t, setting{ID: http2.SettingMaxConcurrentStreams, Val: 1})
 	others := []*peer{w.caller(), w.caller()}

@@ -294,7 +294,7 @@ func (u *upstream) retire(c *conn, err error) {
 // roomy is the first connection that a stream can be opened on; nil if there is none.
 func (u *upstream) roomy() *conn {
 	for _, c := range u.conns {
-		if c.allowsStream() && len(c.out) < highWater {
+		if c.allowsStream() && c.requests < highWater {
 			return c
 		}
 	}
