@@ -29,7 +29,7 @@ const (
 	// hostileGrowth is by how much one hostile peer may make the process grow, garbage included.
 	hostileGrowth = 128 * mebibyte
 	// bystanderPatience is how long a call may take that has nothing to do with the hostile peer.
-	bystanderPatience = 5 * time.Second
+	bystanderPatience = 2 * time.Second
 )
 
 // hostileCallers each do on a connection what no caller needs to. The connection must end as the RFC says, and

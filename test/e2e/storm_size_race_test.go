@@ -7,6 +7,3 @@ const (
 	stormStreams = 1_000
 	stormCancels = 2_000
 )
-
-// raceDetector says that it runs, and takes most of the time.
-const raceDetector = true
