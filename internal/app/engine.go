@@ -42,6 +42,6 @@ func workers(r configs.Relay) int {
 // forth. The environment's GOMAXPROCS goes before. It is for a process that does nothing else.
 func UseCores(cfg *configs.Config) {
 	if cfg.Engine == configs.EngineRelay && os.Getenv("GOMAXPROCS") == "" {
-		runtime.GOMAXPROCS(min(workers(cfg.Relay), runtime.GOMAXPROCS(0)))
+		runtime.GOMAXPROCS(min(workers(cfg.Relay)+1, runtime.GOMAXPROCS(0)))
 	}
 }

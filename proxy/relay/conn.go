@@ -65,10 +65,9 @@ type conn struct {
 
 	// Writing:
 	out      []byte
-	requests int    // how much of out is requests' field blocks
-	taken    int    // the size of what the driver has taken and not given back
-	acks     []byte // that may wait a little, to go with other frames
-	ackTimer timer  // when they have waited long enough
+	requests int // how much of out is requests' field blocks
+	taken    int // the size of what the driver has taken and not given back
+	acks     acks
 	enc      *hpack.Encoder
 	send     h2.SendWindow
 	blocked  line // streams that have something to send
@@ -83,7 +82,7 @@ type conn struct {
 
 	held      int   // what a caller's calls are charged with
 	charged   int   // what the connection itself is
-	life      timer // a caller's is to connect anew; an additional one to a backend has nothing to do
+	life      timer // a caller's is to have greeted, or to connect anew; an additional one to a backend has nothing to do
 	keepalive keepalive
 
 	leaving  bool // GOAWAY was sent or has come: no more streams
@@ -109,7 +108,7 @@ func (c *core) newConn(s side, t transport) *conn {
 		{ID: h2.SettingMaxFrameSize, Value: maxFrameSize},
 		{ID: h2.SettingMaxHeaderListSize, Value: c.cfg.MaxHeaderList},
 	}
-	cn.ackTimer.fire = cn.flushAcks
+	cn.acks.timer.fire = cn.flushAcks
 	cn.out = cn.writable()
 	if s == caller {
 		cn.preface = len(h2.ClientPreface)
@@ -132,9 +131,7 @@ func (c *core) newCaller(t transport, f *front) *conn {
 	cn := c.newConn(caller, t)
 	cn.front = f
 	cn.life.fire = cn.expire
-	if age := c.cfg.MaxConnectionAge; age > 0 {
-		c.set(&cn.life, c.now.Add(spread(age)))
-	}
+	c.set(&cn.life, c.now.Add(c.cfg.HandshakeTimeout))
 	if c.draining {
 		cn.drain()
 	}
@@ -172,8 +169,7 @@ func (c *conn) take() []byte {
 	if c.writing || len(c.out) == 0 {
 		return nil
 	}
-	b := append(c.out, c.acks...)
-	c.acks = c.acks[:0]
+	b := c.withAcks(c.out)
 	c.takenID = c.nextID
 	c.out, c.requests, c.taken = nil, 0, cap(b)
 	c.writing = true

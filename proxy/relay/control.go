@@ -25,6 +25,8 @@ func (c *conn) onSettings(h h2.FrameHeader, payload []byte) error {
 		c.greeted = true
 		if c.upstream != nil {
 			c.upstream.greeted(c)
+		} else {
+			c.startAging()
 		}
 	} else if c.upstream != nil {
 		c.upstream.admit(c.core)
@@ -41,32 +43,6 @@ func (c *conn) growWindows(n int32) error {
 		c.unblock(st)
 	}
 	return c.glitches(len(c.streams)/100, "changes of SETTINGS_INITIAL_WINDOW_SIZE with many streams")
-}
-
-// maxAcks bounds the PINGs whose answers wait.
-const maxAcks = 8 * (h2.FrameHeaderLen + h2.PingLen)
-
-func (c *conn) onPing(h h2.FrameHeader, payload []byte) error {
-	if h.Flags.Has(h2.FlagAck) {
-		c.onPingAck(h2.ParsePing(payload))
-		return c.glitch("answers to PINGs")
-	}
-	c.acks = h2.AppendPing(c.acks, true, h2.ParsePing(payload))
-	if delay := ackDelay[c.side]; len(c.acks) >= maxAcks || !c.pace.quick(delay) {
-		c.flushAcks(c.core)
-	} else if len(c.acks) == h2.FrameHeaderLen+h2.PingLen {
-		c.core.set(&c.ackTimer, c.core.now.Add(delay))
-	}
-	return c.glitch("PING")
-}
-
-func (c *conn) flushAcks(core *core) {
-	core.blame = c
-	if len(c.acks) > 0 {
-		c.out = append(c.writable(), c.acks...)
-		c.acks = c.acks[:0]
-		c.mark()
-	}
 }
 
 func (c *conn) onWindowUpdate(h h2.FrameHeader, payload []byte) error {

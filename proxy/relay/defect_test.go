@@ -168,7 +168,7 @@ func TestDefectInATimer(t *testing.T) {
 		c.timers.set(&st.timer, c.now)
 	})
 	defer call.Cancel()
-	s.shard().expire()
+	s.shard().enter(s.shard().expire)
 	bad.awaitEnd()
 	good.unharmed()
 	s.wantDefects(1, 1)
@@ -194,7 +194,7 @@ func TestDefectThatNobodyIsBlamedFor(t *testing.T) {
 	s.shard().enter(func(c *core) {
 		c.timers.set(&timer{fire: func(*core) { panic("made by the test") }}, c.now)
 	})
-	s.shard().expire()
+	s.shard().enter(s.shard().expire)
 	good.unharmed()
 	s.wantDefects(1, 0)
 }
@@ -207,7 +207,7 @@ func TestDefectDoesNotStopTime(t *testing.T) {
 		c.timers.set(&timer{fire: func(*core) { panic("made by the test") }}, c.now)
 		c.timers.set(&timer{fire: func(*core) { close(fired) }}, c.now.Add(time.Millisecond))
 	})
-	s.shard().expire()
+	s.shard().enter(s.shard().expire)
 	select {
 	case <-fired:
 	case <-time.After(5 * time.Second):

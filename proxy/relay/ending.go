@@ -3,7 +3,6 @@ package relay
 import (
 	"errors"
 	"io"
-	"os"
 	"time"
 
 	"github.com/lbproxy/lbproxy/metrics"
@@ -12,6 +11,7 @@ import (
 
 var (
 	errNotHTTP2  = errors.New("the caller does not speak HTTP/2: no preface")
+	errSilent    = errors.New("the caller has not said in time what it speaks")
 	errFinished  = errors.New("the connection has served its purpose")
 	errDefect    = errors.New("a defect in lbproxy")
 	errKeepalive = errors.New("no answer to the keepalive PING")
@@ -34,7 +34,7 @@ func causeOf(err error) metrics.Cause {
 		return metrics.CauseDefect
 	case errors.Is(err, errKeepalive):
 		return metrics.CauseKeepalive
-	case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, errHandshake):
+	case errors.Is(err, errSilent), errors.Is(err, errHandshake):
 		return metrics.CauseHandshake
 	case errors.Is(err, io.EOF):
 		return metrics.CausePeer
@@ -119,7 +119,7 @@ func (c *conn) end(err error) {
 	c.transport.close(err)
 	c.core.metrics.ConnectionEnded(c.side.String(), causeOf(err))
 	c.core.chargeConn(c)
-	c.core.timers.remove(&c.ackTimer)
+	c.core.timers.remove(&c.acks.timer)
 	c.core.timers.remove(&c.life)
 	c.core.timers.remove(&c.keepalive.timer)
 	delete(c.core.conns, c)
@@ -187,12 +187,27 @@ func (c *conn) drain() {
 	}
 }
 
-// expire is called when a caller's connection has reached its age, and when it has not answered the PING.
+// startAging has a caller's connection end in time.
+func (c *conn) startAging() {
+	switch age := c.core.cfg.MaxConnectionAge; {
+	case c.leaving: // it ends anyway
+	case age > 0:
+		c.core.set(&c.life, c.core.now.Add(spread(age)))
+	default:
+		c.core.timers.remove(&c.life)
+	}
+}
+
+// expire is called when a caller's connection has reached its age, when it has not greeted in time, and when it has
+// not answered the PING.
 func (c *conn) expire(core *core) {
 	core.blame = c
-	if c.leaving {
+	switch {
+	case c.leaving:
 		c.onPingAck(drainPing)
-	} else {
+	case !c.greeted:
+		c.end(errSilent)
+	default:
 		c.drain()
 	}
 }

@@ -93,10 +93,7 @@ func (e *Engine) accept(nc net.Conn, f *front) {
 	proxy.FindDead(nc)
 	e.callers.Add(1)
 	s := e.shards[e.turn.Add(1)%uint32(len(e.shards))]
-	s.attach(nc, func(t transport) *conn {
-		t.(*socket).ended = e.callers.Done
-		return s.core.newCaller(t, f)
-	})
+	s.attach(nc, e.callers.Done, func(t transport) *conn { return s.core.newCaller(t, f) })
 }
 
 // acceptPause is how long accepting rests when the process has no file descriptors left, or the like.

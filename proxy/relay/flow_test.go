@@ -242,13 +242,46 @@ func TestPingWaitsForOtherFrames(t *testing.T) {
 	c.request(true)
 	c.ping()
 	want(t, c)
-	if c.c.ackTimer.place == 0 {
+	if c.c.acks.timer.place == 0 {
 		t.Error("nobody is asked to send the answer")
 	}
 	b.respond(1)
-	want(t, c, "HEADERS 1 :status=200", "PING ack=true")
+	want(t, c, "HEADERS 1 :status=200") // an answer now would have the next PING come
+	w.pass(ackRest[caller])
+	b.data(1, []byte("x"), false)
+	want(t, c, "DATA 1 1", "PING ack=true")
+	b.trailers(1, "0")
 	c.ping()
-	w.acks()
+	w.pass(ackDelay[caller])
+	want(t, c, "HEADERS 1 grpc-status=0 end", "PING ack=true")
+	w.finish()
+}
+
+// A peer that is sent much measures the bandwidth in earnest, and is answered with it.
+func TestPingAmongMuchData(t *testing.T) {
+	w, c, b := pair(t)
+	c.request(true)
+	b.respond(1)
+	c.ping()
+	b.data(1, make([]byte, maxFrameSize), false)
+	want(t, c, "HEADERS 1 :status=200", "DATA 1 16384", "PING ack=true")
+	w.finish()
+}
+
+// Where the next frame is not near, nothing is gained by waiting.
+func TestPingOnAQuietConnection(t *testing.T) {
+	w, c, b := pair(t)
+	for range 2 {
+		id := c.request(false)
+		c.data(id, []byte("x"), true)
+		w.pass(ackDelay[caller] / 2)
+		b.respond(id)
+		b.data(id, []byte("x"), false)
+		b.trailers(id, "0")
+		w.pass(ackDelay[caller] / 2)
+	}
+	c.got()
+	c.ping()
 	want(t, c, "PING ack=true")
 	w.finish()
 }

@@ -1,9 +1,9 @@
 package relay
 
 import (
+	"errors"
 	"math"
 	"net"
-	"runtime"
 	"runtime/debug"
 	"sync"
 	"time"
@@ -14,32 +14,37 @@ import (
 	"github.com/lbproxy/lbproxy/metrics"
 )
 
-// shard drives one core: it holds the lock, and does the core's I/O and waiting.
+// shard drives one core: it holds the lock, and has drivers do the core's I/O and waiting.
 type shard struct {
 	log     *zap.Logger
 	metrics *metrics.Relay
-	alone   bool // one thread runs all of Go's code
 	start   time.Time
+	poller  *poller // nil where there is none: goroutines read, and Go's timers tell the time
 
 	mu       sync.Mutex // protects everything below, and all of the core:
 	core     *core
-	timer    *time.Timer
-	timerAt  time.Time // zero if it is not to fire
+	setAlarm func(time.Duration) // has expire called after that time
+	alarmAt  time.Time           // when it will be; zero for not at all
 	awaiting map[<-chan struct{}]bool
-	flushing bool           // somebody is about to flush
-	feeds    uint           // how often something has been read
-	vain     int            // yields on end in which nothing was
 	closed   chan struct{}  // closed by close
 	helpers  sync.WaitGroup // goroutines that wait for generations
 }
 
 func newShard(cfg Config, index int, m *metrics.Relay, log *zap.Logger) *shard {
 	s := &shard{
-		log: log.WithOptions(zap.WrapCore(sampled)), metrics: m, alone: runtime.GOMAXPROCS(0) == 1, start: time.Now(),
+		log: log.WithOptions(zap.WrapCore(sampled)), metrics: m, start: time.Now(),
 		awaiting: map[<-chan struct{}]bool{}, closed: make(chan struct{}),
 	}
 	s.core = newCore(cfg, index, m, s)
-	s.timer = time.AfterFunc(math.MaxInt64, s.expire)
+	var err error
+	if s.poller, err = newPoller(s); err == nil {
+		s.setAlarm = s.poller.alarm.set
+		go s.poller.run() // ends by close, which waits for it
+		return s
+	}
+	s.log.Warn("goroutines do what a poller of sockets would do at less cost", zap.Error(err))
+	timer := time.AfterFunc(math.MaxInt64, func() { s.enter(s.expire) })
+	s.setAlarm = func(d time.Duration) { timer.Reset(d) }
 	return s
 }
 
@@ -50,18 +55,22 @@ func sampled(c zapcore.Core) zapcore.Core { return zapcore.NewSamplerWithOptions
 func (s *shard) enter(f func(*core)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.setNow()
 	s.do(func() { f(s.core) })
 	s.flush()
 }
 
+func (s *shard) setNow() { s.core.now = s.start.Add(s.age()) }
+
+// age is how long the shard has been there. It costs half of what time.Now does, which asks for the time of day as well.
+func (s *shard) age() time.Duration { return time.Since(s.start) }
+
 // do has the core do something, now.
 func (s *shard) do(f func()) {
-	s.core.now = s.start.Add(time.Since(s.start)) // time.Now asks for the time of day as well, which costs as much again
 	s.guard(nil, func() {
 		f()
 		s.core.relieve()
 	})
-	s.metrics.SetMemory(s.core.index, s.core.memory.used)
 }
 
 // guard calls f. A defect in it costs the connection that is being handled, c to begin with, and no other.
@@ -97,18 +106,17 @@ func (s *shard) endAfterDefect(c *conn) {
 // wakeAt implements wishes.
 func (s *shard) wakeAt(t time.Time) {
 	// One that is too early does no harm: it sets the next. Most are for deadlines that calls do not reach.
-	if t.IsZero() || !s.timerAt.IsZero() && !t.Before(s.timerAt) {
+	if t.IsZero() || !s.alarmAt.IsZero() && !t.Before(s.alarmAt) {
 		return
 	}
-	s.timerAt = t
-	s.timer.Reset(t.Sub(s.core.now))
+	s.alarmAt = t
+	s.setAlarm(t.Sub(s.core.now))
 }
 
-func (s *shard) expire() {
-	s.enter(func(c *core) {
-		s.timerAt = time.Time{}
-		c.expire()
-	})
+// expire is called when the alarm has gone off.
+func (s *shard) expire(c *core) {
+	s.alarmAt = time.Time{}
+	c.expire()
 }
 
 // wakeWhen implements wishes.
@@ -133,53 +141,50 @@ func (s *shard) wakeWhen(again <-chan struct{}) {
 // dial implements wishes.
 func (s *shard) dial(u *upstream) { u.additional.Go(u.dialAdditional) }
 
-// close ends what waits. Connections have been closed before.
+// close ends what waits, and connections that are still there. Those of callers have ended before.
 func (s *shard) close() {
 	close(s.closed)
 	s.helpers.Wait()
+	if s.poller != nil {
+		s.poller.close()
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.timer.Stop()
+	s.setAlarm(math.MaxInt64)
+	s.setAlarm = func(time.Duration) {}
 }
 
-// attach makes a connection of the core's out of a socket, and starts to read it.
-func (s *shard) attach(nc net.Conn, make func(transport) *conn) *conn {
-	k := newSocket(s, nc)
-	s.enter(func(*core) {
-		k.conn = make(k)
-	})
-	go k.read() // ends when the connection does
-	return k.conn
-}
-
-// flushSoon flushes after other connections have been read, so that what comes of them rides along. It is of
-// use as long as one thread does it all; to wake another costs more than is saved.
-func (s *shard) flushSoon() {
-	if s.flushing || len(s.core.dirty) == 0 {
-		return
-	}
-	// Where yields have been in vain, one now and then finds out whether they still are.
-	if s.alone && (s.vain < 8 || s.feeds%32 == 0) {
-		before := s.feeds
-		s.flushing = true
-		s.mu.Unlock()
-		runtime.Gosched()
-		s.mu.Lock()
-		s.flushing = false
-		if s.vain++; s.feeds != before {
-			s.vain = 0
+// attach makes a connection of the core's out of one to a peer, and starts to read it. Ended is called when both
+// have ended.
+func (s *shard) attach(nc net.Conn, ended func(), make func(transport) *conn) *conn {
+	if s.poller != nil {
+		if c := s.poller.attach(nc, ended, make); c != nil {
+			return c
 		}
 	}
-	s.flush()
+	return attachBlocking(s, nc, ended, make)
 }
 
-// flush writes out what the core has to be written. The lock is not held during system calls; what comes up
-// meanwhile rides with the writer.
+// flush writes out what the core has to be written.
 func (s *shard) flush() {
 	for len(s.core.dirty) > 0 {
 		last := len(s.core.dirty) - 1
 		c := s.core.dirty[last]
 		s.core.dirty = s.core.dirty[:last]
 		c.transport.flush()
+	}
+	s.metrics.SetMemory(s.core.index, s.core.memory.used)
+}
+
+// lingerTimeout is how long a peer may take to read the last of what it is sent, and to close a connection that we
+// have ended. Closing before that, with input unread, would have TCP take back what was written last, such as why
+// the connection ends.
+const lingerTimeout = time.Second
+
+// logEnd says why a connection ends a connection is ended, if that is its peer's doing.
+func (s *shard) logEnd(c *conn, peer net.Addr, why error) {
+	if isViolation(why) || errors.Is(why, errKeepalive) {
+		s.log.Warn("a connection is ended because of its peer", zap.Stringer("peer", c.side),
+			zap.Stringer("address", peer), zap.String("cause", string(causeOf(why))), zap.Error(why))
 	}
 }

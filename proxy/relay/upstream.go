@@ -116,7 +116,7 @@ func (u *upstream) connect(additional bool) (worked bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	c := u.shard.attach(nc, func(t transport) *conn { return u.newConn(u.shard.core, t, additional) })
+	c := u.shard.attach(nc, func() {}, func(t transport) *conn { return u.newConn(u.shard.core, t, additional) })
 	handshake := time.NewTimer(proxy.ConnectTimeout)
 	defer handshake.Stop()
 	select {

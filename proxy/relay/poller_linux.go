@@ -1,0 +1,213 @@
+package relay
+
+import (
+	"net"
+	"os"
+	"runtime"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// poller drives the plain sockets of a shard from one goroutine: it waits until some can be read, reads all of them,
+// and writes what comes of it, so that what goes to one peer goes in one piece.
+//
+// It has an epoll instance of its own. Go's poller would do, but costs the sleep and the waking of a goroutine for
+// every socket, and a read that finds nothing. Between events that follow each other closely it waits in the kernel
+// without telling Go's scheduler, whose housekeeping for a goroutine that sleeps and wakes that often would cost
+// more than the calls do. It does so for holdTime at most; then it waits as other goroutines do.
+type poller struct {
+	shard   *shard
+	sockets epoll // and the alarm
+	alarm   timerfd
+	door    *door // at which Go's poller waits for sockets
+	ended   chan struct{}
+
+	// Owned by run:
+	events  [128]unix.EpollEvent
+	ready   []*socket     // may have more to be read
+	spare   []*socket     // ready, when it was read last
+	yielded time.Duration // the shard's age when Go's scheduler had the thread last
+	vain    int           // looks for more, on end, that have found nothing
+	turns   uint
+
+	// The shard's lock protects:
+	open   map[int32]*socket // by file descriptor
+	closed bool
+}
+
+const (
+	// holdTime is how long the poller keeps a thread to itself. Go's scheduler preempts goroutines after 10 ms.
+	holdTime = 5 * time.Millisecond
+	// maxLooks is how often more is looked for before what has come is answered.
+	maxLooks = 4
+	// maxVain is how many looks may be in vain before they become few: one in so many turns.
+	maxVain, fewLooks = 8, 32
+)
+
+func newPoller(s *shard) (p *poller, err error) {
+	p = &poller{shard: s, sockets: -1, alarm: -1, ended: make(chan struct{}), open: map[int32]*socket{}}
+	defer func() {
+		if err != nil {
+			p.release()
+		}
+	}()
+	if p.sockets, err = newEpoll(); err != nil {
+		return nil, err
+	}
+	if p.alarm, err = newTimerfd(); err != nil {
+		return nil, err
+	}
+	if err = p.sockets.control(unix.EPOLL_CTL_ADD, int(p.alarm), unix.EPOLLIN|unix.EPOLLET); err != nil {
+		return nil, err
+	}
+	p.door, err = newDoor(p.sockets)
+	return p, err
+}
+
+func (p *poller) release() {
+	unix.Close(int(p.sockets))
+	unix.Close(int(p.alarm))
+	if p.door != nil {
+		p.door.close()
+	}
+}
+
+// run drives the sockets until close.
+func (p *poller) run() {
+	defer close(p.ended)
+	s := p.shard
+	for {
+		n := p.wait()
+		s.mu.Lock()
+		if p.closed {
+			s.mu.Unlock()
+			return
+		}
+		s.setNow()
+		p.turn(n)
+		s.mu.Unlock()
+	}
+}
+
+// close ends run and closes all sockets.
+func (p *poller) close() {
+	s := p.shard
+	s.mu.Lock()
+	p.closed = true
+	p.alarm.set(0)
+	s.mu.Unlock()
+	<-p.ended
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, k := range p.open {
+		k.shut()
+	}
+	p.release()
+}
+
+// wait waits for events, and returns how many there are.
+func (p *poller) wait() int {
+	switch {
+	case len(p.ready) > 0:
+		return p.sockets.wait(p.events[:], 0)
+	case p.shard.age()-p.yielded < holdTime:
+		if n := p.sockets.wait(p.events[:], holdTime); n > 0 {
+			return n
+		}
+	}
+	if !p.door.wait() {
+		runtime.Gosched()
+	}
+	p.yielded = p.shard.age()
+	return p.sockets.wait(p.events[:], 0)
+}
+
+// turn reads what can be read, and writes what comes of it.
+func (p *poller) turn(events int) {
+	p.turns++
+	for looks := 0; ; looks++ {
+		p.take(p.events[:events])
+		p.read()
+		if looks == maxLooks || p.vain >= maxVain && p.turns%fewLooks > 0 || len(p.shard.core.dirty) == 0 {
+			break
+		}
+		if events = p.sockets.wait(p.events[:], 0); events == 0 {
+			p.vain++
+			break
+		}
+		p.vain = 0
+	}
+	p.shard.flush()
+}
+
+func (p *poller) take(events []unix.EpollEvent) {
+	for _, e := range events {
+		if e.Fd == int32(p.alarm) {
+			p.shard.do(func() { p.shard.expire(p.shard.core) })
+			continue
+		}
+		// One for a socket that has been closed since may meet another of the same number, to which it does no harm.
+		if k := p.open[e.Fd]; k != nil {
+			k.happened(e.Events)
+		}
+	}
+}
+
+// read reads each socket that may have something once.
+func (p *poller) read() {
+	now := p.ready
+	p.ready = p.spare[:0]
+	for _, k := range now {
+		if k.queued = k.read(); k.queued {
+			p.ready = append(p.ready, k)
+		}
+	}
+	clear(now)
+	p.spare = now
+}
+
+// attach takes a socket over, of which the core makes a connection. It returns nil for what is none, and when it cannot.
+func (p *poller) attach(nc net.Conn, ended func(), make func(transport) *conn) *conn {
+	fd, err := takeOver(nc)
+	if err != nil {
+		return nil
+	}
+	k := &socket{poller: p, fd: fd, peer: nc.RemoteAddr(), ended: ended}
+	k.patience.fire = func(*core) { k.shut() }
+	p.shard.enter(func(*core) {
+		k.conn = make(k)
+		p.open[int32(fd)] = k
+		if p.closed {
+			err = errFinished
+		} else {
+			err = p.sockets.control(unix.EPOLL_CTL_ADD, fd, reading)
+		}
+		if err != nil {
+			k.conn.end(err)
+			k.shut()
+		}
+	})
+	return k.conn
+}
+
+// takeOver makes nc's socket one that Go's poller does not watch. Nc is closed; if it fails, nc is as it was.
+func takeOver(nc net.Conn) (fd int, err error) {
+	switch nc.(type) {
+	case *net.TCPConn, *net.UnixConn:
+	default:
+		return -1, os.ErrInvalid
+	}
+	rc, err := nc.(syscall.Conn).SyscallConn()
+	if err != nil {
+		return -1, err
+	}
+	if e := rc.Control(func(theirs uintptr) { fd, err = unix.FcntlInt(theirs, unix.F_DUPFD_CLOEXEC, 0) }); e != nil {
+		return -1, e
+	}
+	if err == nil {
+		nc.Close()
+	}
+	return fd, err
+}

@@ -1,0 +1,198 @@
+package relay
+
+import (
+	"io"
+	"net"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// reading and writing are the events that a socket is watched for: always, and while it has no room for what is
+	// to be written. Being told of edges saves the read that finds nothing: what comes after a read that has not
+	// filled its buffer is told of anew, but for an end that came with the bytes, which RDHUP tells of.
+	reading = unix.EPOLLIN | unix.EPOLLRDHUP | unix.EPOLLET
+	writing = reading | unix.EPOLLOUT
+
+	// batchable is how much may be read at once for what comes of it to be written later, with more.
+	batchable = 8 << 10
+)
+
+// socket drives one connection of a core. The shard's lock protects it.
+type socket struct {
+	poller *poller
+	conn   *conn
+	peer   net.Addr
+	ended  func() // called when the connection has ended, and the socket has been closed
+
+	fd         int    // -1 when it has been closed
+	taken      []byte // what the core has given out last
+	rest       []byte // of that, which is to be written still
+	queued     bool   // is in poller.ready
+	unfinished bool   // not all of what was read has been understood
+	over       bool   // the peer has ended its half, which is not all read
+
+	closing  bool  // the core has ended the connection
+	hungUp   bool  // our half has been ended
+	gone     bool  // the peer's half has been read to its end
+	patience timer // for the peer to end its half
+}
+
+// happened takes an event.
+func (k *socket) happened(events uint32) {
+	const end = unix.EPOLLRDHUP | unix.EPOLLHUP | unix.EPOLLERR
+	if events&end != 0 {
+		k.over = true
+	}
+	if events&(unix.EPOLLOUT|end) != 0 && k.rest != nil {
+		k.write()
+		if k.rest == nil && k.fd >= 0 {
+			k.watch(reading)
+		}
+		k.flush()
+	}
+	if events&(unix.EPOLLIN|end) != 0 && !k.queued {
+		k.queued = true
+		k.poller.ready = append(k.poller.ready, k)
+	}
+}
+
+func (k *socket) watch(events uint32) {
+	if err := k.poller.sockets.control(unix.EPOLL_CTL_MOD, k.fd, events); err != nil {
+		k.poller.shard.guard(k.conn, func() { k.conn.end(err) })
+	}
+}
+
+// read reads once, and tells whether there may be more.
+func (k *socket) read() (more bool) {
+	c, s := k.conn, k.poller.shard
+	switch {
+	case k.fd < 0:
+		return false
+	case c.dead:
+		return k.discard()
+	}
+	var n, room int
+	var err error
+	if !k.unfinished {
+		buf := c.space()
+		room = len(buf)
+		n, err = rawRead(k.fd, buf)
+	}
+	if err != syscall.EAGAIN && err != syscall.EINTR {
+		s.do(func() { k.step(n, err) })
+	}
+	c.rest()
+	if n > batchable {
+		s.flush()
+	}
+	return k.fd >= 0 && (k.unfinished || n == room || k.over || c.dead || err == syscall.EINTR)
+}
+
+func (k *socket) step(n int, err error) {
+	c := k.conn
+	c.core.blame = c
+	switch {
+	case err != nil:
+		k.gone = true
+		c.end(err)
+	case n == 0 && !k.unfinished:
+		k.gone = true
+		c.end(io.EOF)
+	default:
+		k.unfinished = c.received(n)
+	}
+}
+
+// discard reads what comes after the connection's end.
+func (k *socket) discard() (more bool) {
+	buf := readBuffers.Get().(*[readBuffer]byte)
+	defer readBuffers.Put(buf)
+	n, err := rawRead(k.fd, buf[:])
+	switch {
+	case err == syscall.EAGAIN:
+		return false
+	case n > 0 || err == syscall.EINTR:
+		return true
+	}
+	k.gone = true
+	k.flush()
+	return false
+}
+
+// flush implements transport.
+func (k *socket) flush() {
+	for k.rest == nil && k.fd >= 0 {
+		b := k.conn.take()
+		if b == nil {
+			break
+		}
+		k.taken, k.rest = b, b
+		k.write()
+		if k.rest != nil && k.fd >= 0 {
+			k.watch(writing)
+		}
+	}
+	if k.closing && k.rest == nil && k.fd >= 0 {
+		k.hangUp()
+	}
+}
+
+// write writes once of what the core has given out.
+func (k *socket) write() {
+	n, err := rawWrite(k.fd, k.rest)
+	if err == syscall.EAGAIN || err == syscall.EINTR {
+		return
+	}
+	if k.rest = k.rest[n:]; err == nil && len(k.rest) > 0 {
+		return
+	}
+	k.wrote(err)
+}
+
+func (k *socket) wrote(err error) {
+	c, b := k.conn, k.taken
+	k.taken, k.rest = nil, nil
+	k.poller.shard.guard(c, func() {
+		c.wrote(b)
+		if err != nil {
+			c.out = nil
+			c.end(err)
+		}
+	})
+}
+
+// close implements transport.
+func (k *socket) close(why error) {
+	k.poller.shard.logEnd(k.conn, k.peer, why)
+	k.closing = true
+	k.conn.core.set(&k.patience, k.conn.core.now.Add(lingerTimeout))
+	k.conn.mark() // flush closes
+}
+
+// hangUp ends our half of the connection, and the socket when the peer has ended its own.
+func (k *socket) hangUp() {
+	if !k.hungUp {
+		k.hungUp = true
+		unix.Shutdown(k.fd, unix.SHUT_WR)
+	}
+	if k.gone {
+		k.shut()
+	}
+}
+
+// shut closes the socket, whatever is left to be written or read.
+func (k *socket) shut() {
+	if k.fd < 0 {
+		return
+	}
+	delete(k.poller.open, int32(k.fd))
+	unix.Close(k.fd)
+	k.fd = -1
+	k.conn.core.timers.remove(&k.patience)
+	if k.taken != nil {
+		k.wrote(nil)
+	}
+	k.ended()
+}
