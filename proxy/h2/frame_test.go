@@ -256,10 +256,10 @@ func TestAReceiveWindow(t *testing.T) {
 	if !w.Receive(1000) || w.Receive(1) || w.Held() != 1000 {
 		t.Errorf("of 1000 bytes, %d are held", w.Held())
 	}
-	if got := w.Release(499); got != 0 || w.Receive(1) {
+	if got := w.Release(499, 0); got != 0 || w.Receive(1) {
 		t.Errorf("released 499 of 1000, which updates by %d, want not yet", got)
 	}
-	if got := w.Release(1); got != 500 || w.Held() != 500 {
+	if got := w.Release(1, 0); got != 500 || w.Held() != 500 {
 		t.Errorf("released 500 of 1000, which updates by %d and holds %d", got, w.Held())
 	}
 	if !w.Receive(500) || w.Receive(1) {
@@ -273,7 +273,7 @@ func TestAReceiveWindowGrowsForQuickReaders(t *testing.T) {
 		if !w.Receive(n) {
 			t.Fatalf("%d bytes are more than is allowed", n)
 		}
-		return w.Release(n)
+		return w.Release(n, 1<<20)
 	}
 	if got := take(500); got != 1500 {
 		t.Errorf("the update after the first half is %d, want 500 and 1000 to grow by", got)
@@ -285,7 +285,7 @@ func TestAReceiveWindowGrowsForQuickReaders(t *testing.T) {
 	if got := take(500); got != 500 {
 		t.Errorf("the update for a reader that lags is %d, want 500, as a window does not get smaller than it began", got)
 	}
-	w.Release(10)
+	w.Release(10, 1<<20)
 	if got := take(490); got != 1500 {
 		t.Errorf("the update for a reader that has caught up is %d, want 500 and 1000 to grow by", got)
 	}

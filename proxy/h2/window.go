@@ -32,7 +32,7 @@ func (w *SendWindow) Take(n int) int {
 
 // A ReceiveWindow is how many bytes of DATA the peer may send. Bytes go through three states: allowed, received
 // and held, released; released bytes are allowed again, in lumps, so that updates do not cost more than they
-// are worth. It doubles while all that was received is released by then: whoever reads so quickly may be sent
+// are worth. It may double while all that was received is released by then: whoever reads so quickly may be sent
 // more, and nothing is held for it. It halves while some is still held: more would only be held longer.
 type ReceiveWindow struct {
 	size    int32 // what the peer may have sent and we not released
@@ -56,8 +56,9 @@ func (w *ReceiveWindow) Receive(n int) bool {
 	return true
 }
 
-// Release lets go of n received bytes. It returns by how much to update the peer's window; 0 means not now.
-func (w *ReceiveWindow) Release(n int) int32 {
+// Release lets go of n received bytes, and the window grow by up to room bytes. It returns by how much to update the
+// peer's window; 0 means not now.
+func (w *ReceiveWindow) Release(n, room int) int32 {
 	w.pending += int32(n)
 	// A half is late enough to save frames, and soon enough that a peer at full speed is not held up.
 	if w.pending < (w.size+1)/2 {
@@ -66,7 +67,7 @@ func (w *ReceiveWindow) Release(n int) int32 {
 	update := w.pending
 	w.pending = 0
 	if w.size-w.allowed == update {
-		more := min(w.size, w.most-w.size)
+		more := min(w.size, w.most-w.size, int32(min(room, MaxWindow)))
 		w.size += more
 		update += more
 	} else {
@@ -77,6 +78,9 @@ func (w *ReceiveWindow) Release(n int) int32 {
 	w.allowed += update
 	return update
 }
+
+// Grown is by how many bytes the window is larger than it was at first.
+func (w *ReceiveWindow) Grown() int { return int(w.size - w.least) }
 
 // Held is how many bytes were received and not released.
 func (w *ReceiveWindow) Held() int32 { return w.size - w.allowed - w.pending }

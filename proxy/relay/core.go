@@ -23,7 +23,8 @@ type core struct {
 	dirty   []*conn // have bytes to be written
 	free    *stream // used ones, to be used again
 	frees   int     // how many
-	buffers buffers
+	buffers buffers // for what connections write
+	storage storage // for what calls hold
 	timers  timers
 	resume  timer                // with what a defect has cut short
 	waiting map[*stream]struct{} // for an endpoint to connect
@@ -92,7 +93,7 @@ func (c *core) newStream() *stream {
 	return st
 }
 
-// maxFree and maxKept bound what is kept for other calls: streams, and each of their buffers.
+// maxFree and maxKept bound what is kept for other calls: streams, and buffers that are not the storage's.
 const (
 	maxFree = 512
 	maxKept = 16 << 10
@@ -101,15 +102,19 @@ const (
 // recycle makes a stream that nothing refers to ready for another call.
 func (c *core) recycle(st *stream) {
 	c.timers.remove(&st.timer)
+	c.storage.put(st.body)
+	for i := range st.half {
+		c.storage.put(st.half[i].queue)
+		c.forgetGrowth(&st.half[i])
+	}
 	c.chargeWith(st, 0)
 	if c.frees == maxFree {
 		return
 	}
 	for i := range st.half {
-		h := &st.half[i]
-		*h = half{queue: kept(h.queue), trailers: cleared(h.trailers)}
+		st.half[i] = half{trailers: cleared(st.half[i].trailers)}
 	}
-	*st = stream{half: st.half, request: cleared(st.request), body: kept(st.body), timer: st.timer, next: c.free}
+	*st = stream{half: st.half, request: cleared(st.request), timer: st.timer, next: c.free}
 	c.free = st
 	c.frees++
 }

@@ -180,6 +180,7 @@ func TestDefectWhileWriting(t *testing.T) {
 	s.shard().enter(func(c *core) {
 		st := &stream{owner: bad.conn}
 		bad.conn.blocked.add(st, bad.conn)
+		st.half[caller].queue = make([]byte, 0, 1<<minStorageBits)
 		st.half[caller].last, st.owner = trailers, nil // to be ended once there is room, which panics
 		bad.conn.goAway(0)
 	})

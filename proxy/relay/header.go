@@ -198,8 +198,8 @@ func (c *conn) onResponse(st *stream, h h2.FrameHeader) error {
 		return c.glitch("informational responses")
 	}
 	c.useful()
-	st.answered, st.replay, st.body = true, false, kept(st.body)
-	c.core.charge(st)
+	st.answered = true
+	c.core.unkeep(st)
 	in.expected = length
 	st.grpc = isGRPC(fields)
 	if end {
@@ -241,7 +241,7 @@ func (c *conn) onData(h h2.FrameHeader, payload []byte) error {
 	}
 	// The connection's window is given back at once: one stalled call must not hold up the others. What a
 	// connection can make us hold is bounded by its streams' windows.
-	if update := c.recv.Release(len(payload)); update > 0 {
+	if update := c.recv.Release(len(payload), 0); update > 0 {
 		c.out = h2.AppendWindowUpdate(c.writable(), 0, update)
 		c.mark()
 	}

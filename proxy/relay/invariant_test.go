@@ -1,6 +1,10 @@
 package relay
 
-import "github.com/lbproxy/lbproxy/proxy/h2"
+import (
+	"unsafe"
+
+	"github.com/lbproxy/lbproxy/proxy/h2"
+)
 
 // check fails the test if the core's state is not sound.
 func (w *world) check() {
@@ -39,12 +43,33 @@ func (w *world) check() {
 // checkMemory fails the test if what is charged is not what is held.
 func (w *world) checkMemory() {
 	w.t.Helper()
-	used := 0
+	used, grown := 0, 0
+	buffers := map[*byte]bool{}
+	own := func(b []byte) {
+		if cap(b) == 0 {
+			return
+		}
+		if at := unsafe.SliceData(b); buffers[at] {
+			w.t.Fatal("two hold the same buffer")
+		} else {
+			buffers[at] = true
+		}
+	}
+	for _, free := range w.core.storage.free {
+		for _, b := range free {
+			own(b)
+		}
+	}
 	for _, p := range w.peers {
 		c, held := p.c, 0
 		for _, st := range c.streams {
 			if st.owner == c {
 				held += st.holds()
+				for i := range st.half {
+					own(st.half[i].queue)
+					grown += st.half[i].recv.Grown()
+				}
+				own(st.body)
 			}
 		}
 		if c.held != held {
@@ -54,6 +79,9 @@ func (w *world) checkMemory() {
 			w.t.Fatalf("a connection is charged with %d bytes and holds %d", c.charged, want)
 		}
 		used += held + c.charged
+	}
+	if grown != w.core.memory.grown {
+		w.t.Fatalf("windows have grown by %d bytes, %d are counted", grown, w.core.memory.grown)
 	}
 	if used != w.core.memory.used {
 		w.t.Fatalf("%d bytes are charged, %d are held", w.core.memory.used, used)
@@ -109,7 +137,7 @@ func (w *world) checkConn(c *conn, free map[*stream]bool) {
 		if waiting := len(h.queue) - h.sent; waiting > maxStreamWindow+maxReplay {
 			w.t.Fatalf("stream %d holds %d bytes", id, waiting)
 		}
-		if cap(h.queue) > 8*maxStreamWindow {
+		if cap(h.queue) > 2*(maxStreamWindow+maxReplay) {
 			w.t.Fatalf("stream %d keeps %d bytes to hold %d", id, cap(h.queue), len(h.queue)-h.sent)
 		}
 	}

@@ -168,8 +168,8 @@ func TestScarceMemory(t *testing.T) {
 		limit           func(used int) int
 		caller, another []string
 	}{
-		{"more than half is left", func(used int) int { return 4 * used }, nil, []string{"HEADERS 1", "DATA 1 7"}},
-		{"less than half is left", func(used int) int { return 2*used - 2 }, []string{"RST 1 REFUSED_STREAM"}, nil},
+		{"little is used", func(used int) int { return 2 * spareable * used }, nil, []string{"HEADERS 1", "DATA 1 7"}},
+		{"much is used", func(used int) int { return spareable * (used - 1) }, []string{"RST 1 REFUSED_STREAM"}, nil},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			w := newWorld(t, "a:1", "b:1")
@@ -187,6 +187,30 @@ func TestScarceMemory(t *testing.T) {
 			w.finish()
 		})
 	}
+}
+
+// The windows of calls whose readers are quick grow, as long as there is memory for all of them to be filled.
+func TestWindowsGrowWithinTheMemory(t *testing.T) {
+	const room = streamWindow + streamWindow/2
+	w, c, b := pair(t, setting{ID: http2.SettingInitialWindowSize, Val: 1 << 30})
+	b.grow(0, 1<<30)
+	w.core.memory.limit = spareable * room
+	ids := []uint32{c.request(false), c.request(false), c.request(false)}
+	for range 10 {
+		for _, id := range ids {
+			c.data(id, make([]byte, streamWindow/2+1), false)
+		}
+	}
+	if got := w.core.memory.grown; got != room {
+		t.Errorf("windows have grown by %d bytes, want %d", got, room)
+	}
+	for _, id := range ids {
+		c.reset(id, http2.ErrCodeCancel)
+	}
+	if got := w.core.memory.grown; got != 0 {
+		t.Errorf("windows are %d bytes larger without calls", got)
+	}
+	w.finish()
 }
 
 func TestUnread(t *testing.T) {

@@ -1,12 +1,30 @@
 package relay
 
+import "github.com/lbproxy/lbproxy/proxy/h2"
+
 // memory is what the calls of a core hold, against the core's share of the budget.
-type memory struct{ used, limit int }
+type memory struct {
+	used, limit int
+	grown       int // bytes by which the windows of calls are larger than at first
+}
 
 func (m *memory) exceeded() bool { return m.used > m.limit }
 
-// scarce says that memory is not for what might only be needed.
-func (m *memory) scarce() bool { return m.used > m.limit/2 }
+// spareable is the part of its limit that is for what is of use and not needed. The rest is for what calls hold within
+// windows of the first size.
+const spareable = 8
+
+// scarce says that memory is not for copies of requests that might only be needed.
+func (m *memory) scarce() bool { return m.used > m.limit/spareable }
+
+// room is by how much windows may still grow.
+func (m *memory) room() int { return max(0, m.limit/spareable-m.grown) }
+
+// forgetGrowth is called when a half's window has served its purpose.
+func (c *core) forgetGrowth(h *half) {
+	c.memory.grown -= h.recv.Grown()
+	h.recv = h2.ReceiveWindow{}
+}
 
 // streamOverhead is what a call costs beside its bytes.
 const streamOverhead = 1 << 10
@@ -77,35 +95,4 @@ func (c *core) shedCalls(cn *conn, target int) bool {
 		}
 	}
 	return c.memory.used < before
-}
-
-// buffers are those that connections write to, while they have nothing to write.
-type buffers struct {
-	free  [][]byte
-	bytes int
-}
-
-// maxBuffers and maxBuffer bound how many bytes are kept, and in pieces of what size.
-const (
-	maxBuffers = 8 << 20
-	maxBuffer  = 512 << 10
-)
-
-func (b *buffers) get() []byte {
-	last := len(b.free) - 1
-	if last < 0 {
-		return make([]byte, 0, 1<<10)
-	}
-	buf := b.free[last]
-	b.free[last] = nil
-	b.free = b.free[:last]
-	b.bytes -= cap(buf)
-	return buf
-}
-
-func (b *buffers) put(buf []byte) {
-	if cap(buf) <= maxBuffer && b.bytes+cap(buf) <= maxBuffers {
-		b.free = append(b.free, buf[:0])
-		b.bytes += cap(buf)
-	}
 }

@@ -128,12 +128,11 @@ func (st *stream) fail(c *core, err *proxy.Error) {
 
 // discard fails a call that holds too much memory, and lets go of what it holds.
 func (st *stream) discard(c *core) {
-	st.half[caller].queue, st.half[caller].sent = nil, 0
-	st.half[backend].queue, st.half[backend].sent = nil, 0
-	st.body, st.replay = nil, false
+	c.drained(st, &st.half[caller])
+	c.drained(st, &st.half[backend])
+	c.unkeep(st)
 	if h := &st.half[caller]; h.conn != nil {
 		h.conn.blocked.remove(st)
 	}
-	c.charge(st)
 	st.fail(c, proxy.ErrMemory(st.call.Service(), int(c.cfg.Memory)))
 }

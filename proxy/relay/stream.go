@@ -184,8 +184,10 @@ func (st *stream) again(c *core) bool {
 	st.call.Retry()
 	h := &st.half[backend]
 	unsent := len(h.queue) - h.sent - h.credited
+	c.forgetGrowth(h)
 	*h = half{
-		queue: append(h.queue[:0], st.body...), credited: len(st.body) - unsent, trailers: h.trailers, last: h.last,
+		queue: append(c.storage.grow(h.queue[:0], len(st.body)), st.body...), credited: len(st.body) - unsent,
+		trailers: h.trailers, last: h.last,
 	}
 	if h.last == nothing && st.half[caller].gotEnd {
 		h.last = endStream
@@ -228,30 +230,22 @@ func (st *stream) relay(from side, data []byte, end bool) {
 	}
 }
 
-// manyBytes is from where on DATA that waits gets a buffer that others have used.
-const manyBytes = 4 << 10
-
 // enqueue keeps data until it can be sent. A queue that never runs empty must not grow by what it has sent.
 func (c *core) enqueue(st *stream, h *half, data []byte) {
-	waiting := len(h.queue) - h.sent
-	switch {
-	case waiting == 0 && len(data) >= manyBytes && cap(h.queue) < len(data):
-		h.queue, h.sent = c.buffers.get(), 0
-	case h.sent > waiting:
+	if h.sent > len(h.queue)-h.sent {
 		h.queue, h.sent = h.queue[:copy(h.queue, h.queue[h.sent:])], 0
 	}
-	h.queue = append(h.queue, data...)
+	h.queue = append(c.storage.grow(h.queue, len(data)), data...)
 	c.charge(st)
 }
 
 // drained lets go of a queue that has been sent.
 func (c *core) drained(st *stream, h *half) {
-	if cap(h.queue) > maxKept {
-		c.buffers.put(h.queue)
-		h.queue = nil
+	if h.queue != nil {
+		c.storage.put(h.queue)
+		h.queue, h.sent = nil, 0
+		c.charge(st)
 	}
-	h.queue, h.sent = h.queue[:0], 0
-	c.charge(st)
 }
 
 // keep keeps the request for another endpoint.
@@ -259,14 +253,25 @@ func (st *stream) keep(data []byte) {
 	if !st.replay {
 		return
 	}
-	had := cap(st.body)
-	if st.answered || len(st.body)+len(data) > maxReplay || st.owner.core.memory.scarce() {
-		st.replay, st.body = false, kept(st.body)
-	} else {
-		st.body = append(st.body, data...)
+	c := st.owner.core
+	if st.answered || len(st.body)+len(data) > maxReplay || c.memory.scarce() {
+		c.unkeep(st)
+		return
 	}
+	had := cap(st.body)
+	st.body = append(c.storage.grow(st.body, len(data)), data...)
 	if cap(st.body) != had {
-		st.owner.core.charge(st)
+		c.charge(st)
+	}
+}
+
+// unkeep lets go of what was kept of a request, which will not be sent again.
+func (c *core) unkeep(st *stream) {
+	st.replay = false
+	if st.body != nil {
+		c.storage.put(st.body)
+		st.body = nil
+		c.charge(st)
 	}
 }
 
@@ -276,7 +281,10 @@ func (st *stream) credit(to side, n int) {
 	if h.conn == nil || h.gotEnd || n == 0 {
 		return
 	}
-	if update := h.recv.Release(n); update > 0 {
+	grown := h.recv.Grown()
+	update := h.recv.Release(n, h.conn.core.memory.room())
+	h.conn.core.memory.grown += h.recv.Grown() - grown
+	if update > 0 {
 		h.conn.out = h2.AppendWindowUpdate(h.conn.writable(), h.id, update)
 		h.conn.mark()
 	}
