@@ -38,10 +38,10 @@ func workers(r configs.Relay) int {
 	return relay.DefaultWorkers()
 }
 
-// UseCores has the process use as many cores as the relay has workers: more of them only pass its work back and
-// forth. The environment's GOMAXPROCS goes before. It is for a process that does nothing else.
+// UseCores has the process use a thread for each worker of the relay, and one for all else. More of them would only
+// take from the callers. The environment's GOMAXPROCS goes before. It is for a process that does nothing else.
 func UseCores(cfg *configs.Config) {
 	if cfg.Engine == configs.EngineRelay && os.Getenv("GOMAXPROCS") == "" {
-		runtime.GOMAXPROCS(min(workers(cfg.Relay)+1, runtime.GOMAXPROCS(0)))
+		runtime.GOMAXPROCS(workers(cfg.Relay) + 1)
 	}
 }

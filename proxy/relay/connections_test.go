@@ -76,7 +76,6 @@ func TestGrowth(t *testing.T) {
 		c.request(true)
 		wantWish(t, w, false)
 		w.pass(growthPause)
-		c.request(true)
 		wantWish(t, w, true)
 		w.unreachable("a:1")
 		b.only(1, "0") // it waits on where there is a connection

@@ -47,10 +47,16 @@ type front struct {
 
 // New returns an engine that serves nothing yet.
 func New(cfg Config, m *metrics.Metrics, log *zap.Logger) *Engine {
+	return newEngine(cfg, m, log, newPoller)
+}
+
+func newEngine(cfg Config, m *metrics.Metrics, log *zap.Logger, newPoller func(*shard) (*poller, error)) *Engine {
 	e := &Engine{}
 	counts := m.Relay(cfg.Workers, cfg.Memory)
 	for i := range cfg.Workers {
-		e.shards = append(e.shards, newShard(cfg, i, counts, log))
+		s := newShard(cfg, i, counts, log)
+		s.start(newPoller)
+		e.shards = append(e.shards, s)
 	}
 	return e
 }

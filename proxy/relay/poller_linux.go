@@ -16,12 +16,14 @@ import (
 // It has an epoll instance of its own. Go's poller would do, but costs the sleep and the waking of a goroutine for
 // every socket, and a read that finds nothing. Between events that follow each other closely it waits in the kernel
 // without telling Go's scheduler, whose housekeeping for a goroutine that sleeps and wakes that often would cost
-// more than the calls do. It does so for holdTime at most; then it waits as other goroutines do.
+// more than the calls do. It does so for holdTime at most; then it waits as other goroutines do. Where GOMAXPROCS is
+// no more than there are workers, they would keep all other goroutines waiting, so that it never does.
 type poller struct {
 	shard   *shard
 	sockets epoll // and the alarm
 	alarm   timerfd
 	door    *door // at which Go's poller waits for sockets
+	hold    time.Duration // holdTime or 0
 	ended   chan struct{}
 
 	// Owned by run:
@@ -53,6 +55,9 @@ func newPoller(s *shard) (p *poller, err error) {
 			p.release()
 		}
 	}()
+	if runtime.GOMAXPROCS(0) > s.core.cfg.Workers {
+		p.hold = holdTime
+	}
 	if p.sockets, err = newEpoll(); err != nil {
 		return nil, err
 	}
@@ -112,8 +117,8 @@ func (p *poller) wait() int {
 	switch {
 	case len(p.ready) > 0:
 		return p.sockets.wait(p.events[:], 0)
-	case p.shard.age()-p.yielded < holdTime:
-		if n := p.sockets.wait(p.events[:], holdTime); n > 0 {
+	case p.shard.age()-p.yielded < p.hold:
+		if n := p.sockets.wait(p.events[:], p.hold); n > 0 {
 			return n
 		}
 	}

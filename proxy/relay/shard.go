@@ -18,7 +18,7 @@ import (
 type shard struct {
 	log     *zap.Logger
 	metrics *metrics.Relay
-	start   time.Time
+	began   time.Time
 	poller  *poller // nil where there is none: goroutines read, and Go's timers tell the time
 
 	mu       sync.Mutex // protects everything below, and all of the core:
@@ -32,20 +32,24 @@ type shard struct {
 
 func newShard(cfg Config, index int, m *metrics.Relay, log *zap.Logger) *shard {
 	s := &shard{
-		log: log.WithOptions(zap.WrapCore(sampled)), metrics: m, start: time.Now(),
+		log: log.WithOptions(zap.WrapCore(sampled)), metrics: m, began: time.Now(),
 		awaiting: map[<-chan struct{}]bool{}, closed: make(chan struct{}),
 	}
 	s.core = newCore(cfg, index, m, s)
-	var err error
-	if s.poller, err = newPoller(s); err == nil {
-		s.setAlarm = s.poller.alarm.set
-		go s.poller.run() // ends by close, which waits for it
-		return s
-	}
-	s.log.Warn("goroutines do what a poller of sockets would do at less cost", zap.Error(err))
-	timer := time.AfterFunc(math.MaxInt64, func() { s.enter(s.expire) })
-	s.setAlarm = func(d time.Duration) { timer.Reset(d) }
 	return s
+}
+
+// start chooses what drives sockets and tells the time. It is called before anything else.
+func (s *shard) start(newPoller func(*shard) (*poller, error)) {
+	p, err := newPoller(s)
+	if err != nil {
+		s.log.Warn("goroutines do what a poller of sockets would do at less cost", zap.Error(err))
+		timer := time.AfterFunc(math.MaxInt64, func() { s.enter(s.expire) })
+		s.setAlarm = func(d time.Duration) { timer.Reset(d) }
+		return
+	}
+	s.poller, s.setAlarm = p, p.alarm.set
+	go p.run() // ends by close, which waits for it
 }
 
 // sampled logs the first few of what peers can make happen without end, in every second.
@@ -60,10 +64,10 @@ func (s *shard) enter(f func(*core)) {
 	s.flush()
 }
 
-func (s *shard) setNow() { s.core.now = s.start.Add(s.age()) }
+func (s *shard) setNow() { s.core.now = s.began.Add(s.age()) }
 
 // age is how long the shard has been there. It costs half of what time.Now does, which asks for the time of day as well.
-func (s *shard) age() time.Duration { return time.Since(s.start) }
+func (s *shard) age() time.Duration { return time.Since(s.began) }
 
 // do has the core do something, now.
 func (s *shard) do(f func()) {

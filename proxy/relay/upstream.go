@@ -29,9 +29,9 @@ type upstream struct {
 	// The shard's lock protects:
 	conns   []*conn   // that take calls, the first ones first
 	queue   line      // waits until they take one more, or until the policy knows that there is none
-	growing bool      // one more connection is being made
-	growth  time.Time // not to be tried before
-	closed  bool      // no connection is to be made any more
+	growing bool  // one more connection is being made
+	pause   timer // set while none is to be tried: it tries again
+	closed  bool  // no connection is to be made any more
 }
 
 // link is what a connection's maker waits for.
@@ -60,6 +60,7 @@ func newUpstream(s *shard, d *destination) *upstream {
 		destination: d, shard: s, stopped: make(chan struct{}), again: make(chan struct{}, 1), queue: line{side: backend},
 	}
 	u.ctx, u.stop = context.WithCancel(context.Background())
+	u.pause.fire = u.admit
 	return u
 }
 
@@ -98,7 +99,10 @@ func (u *upstream) run() {
 }
 
 func (u *upstream) finish() {
-	u.shard.enter(func(*core) { u.closed = true })
+	u.shard.enter(func(c *core) {
+		u.closed = true
+		c.timers.remove(&u.pause)
+	})
 	u.additional.Wait()
 	close(u.stopped)
 }
@@ -159,23 +163,31 @@ func (c *conn) endIfIdle(core *core) {
 
 // grow adds a connection, if there may be one more.
 func (u *upstream) grow(c *core) {
-	if u.growing || u.closed || len(u.conns) >= c.cfg.MaxConnections || c.now.Before(u.growth) {
+	if u.growing || u.closed || len(u.conns) >= c.cfg.MaxConnections || u.pause.place > 0 {
 		return
 	}
 	u.growing = true
 	c.wishes.dial(u)
 }
 
+// grewNot is called when one more connection could not be made.
+func (u *upstream) grewNot(c *core) {
+	u.growing = false
+	u.rest(c)
+}
+
+// rest has no connection be added for a while.
+func (u *upstream) rest(c *core) {
+	if !u.closed {
+		c.set(&u.pause, c.now.Add(growthPause))
+	}
+}
+
 // dialAdditional makes one more connection and stays with it.
 func (u *upstream) dialAdditional() {
-	worked, _ := u.connect(true)
-	if worked {
-		return
+	if worked, _ := u.connect(true); !worked {
+		u.shard.enter(u.grewNot)
 	}
-	u.shard.enter(func(c *core) {
-		u.growing = false
-		u.growth = c.now.Add(growthPause)
-	})
 }
 
 // greeted is called when the backend's SETTINGS have come: only now is it known how many streams it takes.
@@ -202,7 +214,7 @@ func (u *upstream) over(c *conn, err error) {
 	c.link.err = err
 	close(c.link.over)
 	if c.link.additional && !errors.Is(err, errFinished) {
-		u.growth = c.core.now.Add(growthPause)
+		u.rest(c.core)
 	}
 	i := slices.Index(u.conns, c)
 	if i < 0 {

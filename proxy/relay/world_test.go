@@ -157,7 +157,7 @@ func (w *world) additional(addr string, settings ...setting) *peer {
 func (w *world) unreachable(addr string) {
 	u := w.upstreams[addr]
 	delete(w.dialling, u)
-	u.growing, u.growth = false, w.core.now.Add(growthPause) // as dialAdditional does
+	u.grewNot(w.core)
 	w.step()
 }
 
