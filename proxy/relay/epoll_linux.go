@@ -56,7 +56,8 @@ type door struct {
 	outer  epoll
 	file   *os.File // outer
 	rc     syscall.RawConn
-	opened func(uintptr) bool
+	isOpen func(uintptr) bool
+	closed bool // isOpen has found it so
 	event  [1]unix.EpollEvent
 }
 
@@ -76,7 +77,11 @@ func newDoor(inner epoll) (d *door, err error) {
 		d.file.Close()
 		return nil, err
 	}
-	d.opened = func(uintptr) bool { return d.outer.wait(d.event[:], 0) > 0 }
+	d.isOpen = func(uintptr) bool {
+		open := d.outer.wait(d.event[:], 0) > 0
+		d.closed = d.closed || !open
+		return open
+	}
 	return d, nil
 }
 
@@ -85,12 +90,9 @@ func (d *door) wait() (waited bool) {
 	if err := d.outer.control(unix.EPOLL_CTL_MOD, int(d.inner), unix.EPOLLIN|unix.EPOLLONESHOT); err != nil {
 		return false
 	}
-	d.rc.Read(func(fd uintptr) bool {
-		open := d.opened(fd)
-		waited = waited || !open
-		return open
-	})
-	return waited
+	d.closed = false
+	d.rc.Read(d.isOpen)
+	return d.closed
 }
 
 func (d *door) close() { d.file.Close() }

@@ -22,7 +22,7 @@ type poller struct {
 	shard   *shard
 	sockets epoll // and the alarm
 	alarm   timerfd
-	door    *door // at which Go's poller waits for sockets
+	door    *door         // at which Go's poller waits for sockets
 	hold    time.Duration // holdTime or 0
 	ended   chan struct{}
 
@@ -31,8 +31,8 @@ type poller struct {
 	ready   []*socket     // may have more to be read
 	spare   []*socket     // ready, when it was read last
 	yielded time.Duration // the shard's age when Go's scheduler had the thread last
-	vain    int           // looks for more, on end, that have found nothing
 	turns   uint
+	vain    int // second looks, on end, that have found nothing
 
 	// The shard's lock protects:
 	open   map[int32]*socket // by file descriptor
@@ -42,9 +42,7 @@ type poller struct {
 const (
 	// holdTime is how long the poller keeps a thread to itself. Go's scheduler preempts goroutines after 10 ms.
 	holdTime = 5 * time.Millisecond
-	// maxLooks is how often more is looked for before what has come is answered.
-	maxLooks = 4
-	// maxVain is how many looks may be in vain before they become few: one in so many turns.
+	// maxVain is how many second looks may be in vain before there is one only every fewLooks turns.
 	maxVain, fewLooks = 8, 32
 )
 
@@ -114,35 +112,36 @@ func (p *poller) close() {
 
 // wait waits for events, and returns how many there are.
 func (p *poller) wait() int {
-	switch {
-	case len(p.ready) > 0:
-		return p.sockets.wait(p.events[:], 0)
-	case p.shard.age()-p.yielded < p.hold:
-		if n := p.sockets.wait(p.events[:], p.hold); n > 0 {
+	busy := len(p.ready) > 0
+	if p.shard.age()-p.yielded < p.hold {
+		patience := p.hold
+		if busy {
+			patience = 0
+		}
+		if n := p.sockets.wait(p.events[:], patience); n > 0 || busy {
 			return n
 		}
 	}
-	if !p.door.wait() {
+	if busy || !p.door.wait() {
 		runtime.Gosched()
 	}
 	p.yielded = p.shard.age()
 	return p.sockets.wait(p.events[:], 0)
 }
 
-// turn reads what can be read, and writes what comes of it.
+// turn reads what can be read, and writes what comes of it. Before that it looks once more, where that pays: what has
+// come meanwhile rides along.
 func (p *poller) turn(events int) {
+	p.take(p.events[:events])
+	p.read()
 	p.turns++
-	for looks := 0; ; looks++ {
-		p.take(p.events[:events])
-		p.read()
-		if looks == maxLooks || p.vain >= maxVain && p.turns%fewLooks > 0 || len(p.shard.core.dirty) == 0 {
-			break
+	if len(p.shard.core.dirty) > 0 && (p.vain < maxVain || p.turns%fewLooks == 0) {
+		p.vain++
+		if events = p.sockets.wait(p.events[:], 0); events > 0 {
+			p.vain = 0
+			p.take(p.events[:events])
+			p.read()
 		}
-		if events = p.sockets.wait(p.events[:], 0); events == 0 {
-			p.vain++
-			break
-		}
-		p.vain = 0
 	}
 	p.shard.flush()
 }

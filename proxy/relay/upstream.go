@@ -27,11 +27,11 @@ type upstream struct {
 	additional  sync.WaitGroup
 
 	// The shard's lock protects:
-	conns   []*conn   // that take calls, the first ones first
-	queue   line      // waits until they take one more, or until the policy knows that there is none
-	growing bool  // one more connection is being made
-	pause   timer // set while none is to be tried: it tries again
-	closed  bool  // no connection is to be made any more
+	conns   []*conn // that take calls, the first ones first
+	queue   line    // waits until they take one more, or until the policy knows that there is none
+	growing bool    // one more connection is being made
+	pause   timer   // set while none is to be tried: it tries again
+	closed  bool    // no connection is to be made any more
 }
 
 // link is what a connection's maker waits for.
