@@ -330,6 +330,7 @@ func TestAlertsUseSeriesThatExist(t *testing.T) {
 	for _, name := range []string{
 		"lbproxy_discovery_staleness_seconds", "lbproxy_endpoint_ready", "lbproxy_discovery_poisoned_total", "lbproxy_errors_total",
 		"lbproxy_defects_total", "lbproxy_memory_bytes", "lbproxy_connections_ended_total", "lbproxy_endpoint_waiting",
+		"lbproxy_worker_busy_seconds_total",
 	} {
 		if !used[name] {
 			t.Errorf("no alert watches %s", name)

@@ -3,6 +3,7 @@ package metrics
 import (
 	"strconv"
 	"sync/atomic"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 )
@@ -56,6 +57,7 @@ type relayFamilies struct {
 	connections *prometheus.GaugeVec
 	ended       *prometheus.CounterVec
 	rejected    *prometheus.CounterVec
+	busy        *prometheus.CounterVec
 	memory      *prometheus.GaugeVec
 	memoryLimit prometheus.Gauge
 	defects     prometheus.Counter
@@ -75,6 +77,10 @@ func newRelayFamilies() relayFamilies {
 			Name: "lbproxy_requests_rejected_total",
 			Help: "Requests that never became calls, by why: malformed, too_large, too_many_streams or draining. The relay's.",
 		}, []string{"cause"}),
+		busy: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "lbproxy_worker_busy_seconds_total",
+			Help: "Time that a worker of the relay was not waiting for something to do. On Linux.",
+		}, []string{"worker"}),
 		memory: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "lbproxy_memory_bytes",
 			Help: "Bytes that calls have a worker of the relay hold.",
@@ -93,20 +99,21 @@ func newRelayFamilies() relayFamilies {
 // Relay is the handles of the relay's series.
 type Relay struct {
 	families relayFamilies
-	memory   []workerMemory
+	workers  []worker
 }
 
-type workerMemory struct {
-	gauge prometheus.Gauge
-	last  atomic.Int64
+type worker struct {
+	busy   prometheus.Counter
+	memory prometheus.Gauge
+	last   atomic.Int64 // what memory is
 }
 
 // Relay publishes the relay's series, for so many workers and that much memory, and returns their handles.
 func (m *Metrics) Relay(workers int, memoryLimit int64) *Relay {
 	f := newRelayFamilies()
-	m.registry.MustRegister(f.connections, f.ended, f.rejected, f.memory, f.memoryLimit, f.defects)
+	m.registry.MustRegister(f.connections, f.ended, f.rejected, f.busy, f.memory, f.memoryLimit, f.defects)
 	f.memoryLimit.Set(float64(memoryLimit))
-	r := &Relay{families: f, memory: make([]workerMemory, workers)}
+	r := &Relay{families: f, workers: make([]worker, workers)}
 	// From 0 on, because a series that begins at 1 shows no increase.
 	for _, peer := range []string{PeerCaller, PeerBackend} {
 		f.connections.WithLabelValues(peer)
@@ -117,8 +124,10 @@ func (m *Metrics) Relay(workers int, memoryLimit int64) *Relay {
 	for _, why := range rejections {
 		f.rejected.WithLabelValues(string(why))
 	}
-	for i := range r.memory {
-		r.memory[i].gauge = f.memory.WithLabelValues(strconv.Itoa(i))
+	for i := range r.workers {
+		label := strconv.Itoa(i)
+		r.workers[i].busy = f.busy.WithLabelValues(label)
+		r.workers[i].memory = f.memory.WithLabelValues(label)
 	}
 	return r
 }
@@ -137,13 +146,16 @@ func (r *Relay) RequestRejected(why Rejection) {
 	r.families.rejected.WithLabelValues(string(why)).Inc()
 }
 
+// Worked counts time that a worker was not waiting.
+func (r *Relay) Worked(worker int, d time.Duration) { r.workers[worker].busy.Add(d.Seconds()) }
+
 // SetMemory publishes what a worker holds, to 4 KiB.
 func (r *Relay) SetMemory(worker, bytes int) {
 	bytes &^= 1<<12 - 1 // so that a small call need not be told
-	w := &r.memory[worker]
+	w := &r.workers[worker]
 	if w.last.Load() != int64(bytes) {
 		w.last.Store(int64(bytes))
-		w.gauge.Set(float64(bytes))
+		w.memory.Set(float64(bytes))
 	}
 }
 

@@ -95,7 +95,7 @@ func (d *blocking) feed(b []byte, err error) bool {
 	s, c := d.shard, d.conn
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.setNow()
+	s.setNow(s.age())
 	for more := false; (more || len(b) > 0) && !c.dead; {
 		n := 0
 		if !more {

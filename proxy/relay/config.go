@@ -31,6 +31,10 @@ type Config struct {
 	HandshakeTimeout time.Duration
 }
 
+// maxFragments is in how many CONTINUATION frames a field block may come: even the longest, in frames of half the size
+// that all peers may use.
+func (c *Config) maxFragments() int { return max(128, int(c.MaxHeaderList)/(maxFrameSize/2)) }
+
 // cores is what the process may use as it starts: the machine's, or what a container is limited to.
 var cores = runtime.GOMAXPROCS(0)
 

@@ -15,11 +15,10 @@ const (
 
 	// What we tell peers of ourselves. Frames are allowed to be no longer than they must (h2spec wants that
 	// size announced). The windows of streams are small until their readers prove quick.
-	maxFrameSize     = h2.MinMaxFrameSize
-	streamWindow     = h2.InitialWindow
-	maxStreamWindow  = 256 << 10
-	connWindow       = 16 << 20
-	maxContinuations = 128
+	maxFrameSize    = h2.MinMaxFrameSize
+	streamWindow    = h2.InitialWindow
+	maxStreamWindow = 256 << 10
+	connWindow      = 16 << 20
 
 	// highWater is how many bytes of DATA may stand to be written before calls keep theirs back: a peer that
 	// does not read holds up its own calls, and no memory but their windows'. As many bytes of requests may,

@@ -13,11 +13,13 @@ import (
 	"math/big"
 	"net"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
+	"golang.org/x/net/http2"
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
@@ -27,45 +29,88 @@ import (
 	"github.com/lbproxy/lbproxy/metrics"
 	"github.com/lbproxy/lbproxy/picker"
 	"github.com/lbproxy/lbproxy/proxy"
+	"github.com/lbproxy/lbproxy/proxy/h2"
 )
 
-// Every way that bytes come and go: real servers and clients, with messages that no socket takes at once.
+// running is an engine in front of a server that sends back what it gets, over real sockets.
+type running struct {
+	t      *testing.T
+	engine *Engine
+	target string // of its callers
+	served chan error
+	closed func()
+}
+
+type makePoller = func(*shard) (*poller, error)
+
+func noPoller(*shard) (*poller, error) { return nil, errors.ErrUnsupported }
+
+type listen = func(*testing.T) (l net.Listener, target string)
+
+func startRelay(t *testing.T, poller makePoller, callers, backends listen) *running {
+	m := metrics.New(prometheus.NewRegistry(), "test")
+	r := &running{t: t, engine: newEngine(testConfig, m, zap.NewNop(), poller), served: make(chan error, 1)}
+	services := proxy.NewDirectory(proxy.DirectoryConfig{
+		Source: instances{[]string{startEcho(t, backends)}, make(chan struct{})}, Dial: r.engine.Dial, IdleRelease: time.Hour,
+		Metrics: m, Log: zap.NewNop(),
+	})
+	r.closed = services.Close
+	services.Configure(map[string]proxy.ServiceConfig{
+		service: {Policy: picker.WeightedRoundRobin, WaitTimeout: 10 * time.Second},
+	})
+	l, target := callers(t)
+	r.target = target
+	go func() { r.served <- r.engine.Serve(proxy.NewPolicy(services, m), l, service) }() // ends by Shutdown
+	return r
+}
+
+// stop shuts the engine down, which must come to rest in time.
+func (r *running) stop(ctx context.Context) {
+	r.t.Helper()
+	rested := make(chan struct{})
+	go func() { // ends with what is waited for below
+		defer close(rested)
+		r.engine.Shutdown(ctx)
+		r.closed()
+	}()
+	select {
+	case <-rested:
+	case <-time.After(30 * time.Second):
+		r.t.Fatal("the engine does not come to rest")
+	}
+	if err := <-r.served; err != nil {
+		r.t.Errorf("serve: %v", err)
+	}
+}
+
+// Every way that bytes come and go, with real servers and clients.
 func TestDrivers(t *testing.T) {
 	certificate, trust := selfSigned(t)
-	noPoller := func(*shard) (*poller, error) { return nil, errors.ErrUnsupported }
+	listenTLS := func(t *testing.T) (net.Listener, string) {
+		l, target := listenTCP(t)
+		return tls.NewListener(l, &tls.Config{Certificates: []tls.Certificate{certificate}, NextProtos: []string{"h2"}}), target
+	}
+	plain := insecure.NewCredentials()
 	for _, tt := range []struct {
-		name   string
-		poller func(*shard) (*poller, error)
-		listen func(t *testing.T) (l net.Listener, target string)
-		creds  credentials.TransportCredentials
+		name     string
+		poller   makePoller
+		callers  listen
+		backends listen
+		creds    credentials.TransportCredentials
+		options  []grpc.DialOption
 	}{
-		{"TCP", newPoller, listenTCP, insecure.NewCredentials()},
-		{"Unix", newPoller, listenUnix, insecure.NewCredentials()},
-		{"TCP without a poller", noPoller, listenTCP, insecure.NewCredentials()},
-		{"Unix without a poller", noPoller, listenUnix, insecure.NewCredentials()},
-		{"TLS", newPoller, func(t *testing.T) (net.Listener, string) {
-			l, target := listenTCP(t)
-			return tls.NewListener(l, &tls.Config{Certificates: []tls.Certificate{certificate}, NextProtos: []string{"h2"}}), target
-		}, credentials.NewTLS(&tls.Config{RootCAs: trust, ServerName: "localhost"})},
+		{"TCP", newPoller, listenTCP, listenTCP, plain, nil},
+		{"TCP in small pieces", newPoller, listenTCP, listenTight, plain, []grpc.DialOption{grpc.WithContextDialer(dialTight)}},
+		{"Unix", newPoller, listenUnix, listenTCP, plain, nil},
+		{"TCP without a poller", noPoller, listenTCP, listenTCP, plain, nil},
+		{"Unix without a poller", noPoller, listenUnix, listenTCP, plain, nil},
+		{"TLS", newPoller, listenTLS, listenTCP, credentials.NewTLS(&tls.Config{RootCAs: trust, ServerName: "localhost"}), nil},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			backend := startEcho(t)
-			m := metrics.New(prometheus.NewRegistry(), "test")
-			engine := newEngine(testConfig, m, zap.NewNop(), tt.poller)
-			services := proxy.NewDirectory(proxy.DirectoryConfig{
-				Source: instances{[]string{backend}, make(chan struct{})}, Dial: engine.Dial, IdleRelease: time.Hour, Metrics: m,
-				Log: zap.NewNop(),
-			})
-			defer services.Close()
-			services.Configure(map[string]proxy.ServiceConfig{
-				service: {Policy: picker.WeightedRoundRobin, WaitTimeout: 10 * time.Second},
-			})
-			l, target := tt.listen(t)
-			served := make(chan error, 1)
-			go func() { served <- engine.Serve(proxy.NewPolicy(services, m), l, service) }() // ends by Shutdown
+			r := startRelay(t, tt.poller, tt.callers, tt.backends)
 			ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 			defer cancel()
-			cc, err := grpc.NewClient(target, grpc.WithTransportCredentials(tt.creds))
+			cc, err := grpc.NewClient(r.target, append(tt.options, grpc.WithTransportCredentials(tt.creds))...)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -77,19 +122,36 @@ func TestDrivers(t *testing.T) {
 			}
 			var all errgroup.Group
 			for range 20 {
-				all.Go(func() error { return echo(ctx, cc, 100<<10, 20) })
+				all.Go(func() error { return echo(ctx, cc, 100<<10, 5) })
 			}
 			if err := all.Wait(); err != nil {
 				t.Errorf("many at a time: %v", err)
 			}
 			cc.Close()
-			engine.Shutdown(ctx)
-			if err := <-served; err != nil {
-				t.Errorf("serve: %v", err)
+			r.stop(ctx)
+		})
+	}
+}
+
+// A caller that does not close its end does not keep the engine.
+func TestShutdownBesideACallerThatStays(t *testing.T) {
+	for name, poller := range map[string]makePoller{"poller": newPoller, "no poller": noPoller} {
+		t.Run(name, func(t *testing.T) {
+			r := startRelay(t, poller, listenTCP, listenTCP)
+			nc, err := net.Dial("tcp", strings.TrimPrefix(r.target, "passthrough:///"))
+			if err != nil {
+				t.Fatal(err)
 			}
-			if ctx.Err() != nil {
-				t.Error("the engine does not come to rest")
+			defer nc.Close()
+			fr := http2.NewFramer(nc, nc)
+			io.WriteString(nc, h2.ClientPreface)
+			fr.WriteSettings()
+			if _, err := fr.ReadFrame(); err != nil {
+				t.Fatal(err)
 			}
+			ctx, cancel := context.WithCancel(t.Context())
+			cancel()
+			r.stop(ctx)
 		})
 	}
 }
@@ -102,6 +164,31 @@ func listenTCP(t *testing.T) (net.Listener, string) {
 	return l, "passthrough:///" + l.Addr().String()
 }
 
+// listenTight listens for connections whose receive buffers hold no more than one frame.
+func listenTight(t *testing.T) (net.Listener, string) {
+	l, target := listenTCP(t)
+	return tightListener{l}, target
+}
+
+type tightListener struct{ net.Listener }
+
+func (l tightListener) Accept() (net.Conn, error) {
+	nc, err := l.Listener.Accept()
+	if err == nil {
+		err = nc.(*net.TCPConn).SetReadBuffer(maxFrameSize)
+	}
+	return nc, err
+}
+
+func dialTight(ctx context.Context, addr string) (net.Conn, error) {
+	var d net.Dialer
+	nc, err := d.DialContext(ctx, "tcp", addr)
+	if err == nil {
+		err = nc.(*net.TCPConn).SetReadBuffer(maxFrameSize)
+	}
+	return nc, err
+}
+
 func listenUnix(t *testing.T) (net.Listener, string) {
 	path := filepath.Join(t.TempDir(), "s")
 	l, err := net.Listen("unix", path)
@@ -112,7 +199,7 @@ func listenUnix(t *testing.T) (net.Listener, string) {
 }
 
 // startEcho starts a server that sends back what it gets, and returns its address.
-func startEcho(t *testing.T) string {
+func startEcho(t *testing.T, listen listen) string {
 	server := grpc.NewServer(grpc.UnknownServiceHandler(func(_ any, s grpc.ServerStream) error {
 		for {
 			message := new(wrapperspb.BytesValue)
@@ -127,7 +214,7 @@ func startEcho(t *testing.T) string {
 			}
 		}
 	}))
-	l, _ := listenTCP(t)
+	l, _ := listen(t)
 	ended := make(chan error, 1)
 	go func() { ended <- server.Serve(l) }() // ends by Stop
 	t.Cleanup(func() {

@@ -43,7 +43,7 @@ func (c *conn) onContinuation(h h2.FrameHeader, fragment []byte) error {
 		return h2.ConnectionError{Code: h2.ProtocolError, Reason: "CONTINUATION without HEADERS"}
 	}
 	c.fragments++
-	if c.fragments > maxContinuations {
+	if c.fragments > c.core.cfg.maxFragments() {
 		return errFragments
 	}
 	if len(c.block)+len(fragment) > int(c.core.cfg.MaxHeaderList) {

@@ -31,6 +31,7 @@ type poller struct {
 	ready   []*socket     // may have more to be read
 	spare   []*socket     // ready, when it was read last
 	yielded time.Duration // the shard's age when Go's scheduler had the thread last
+	rested  time.Duration // the shard's age when the last turn ended
 	turns   uint
 	vain    int // second looks, on end, that have found nothing
 
@@ -83,14 +84,17 @@ func (p *poller) run() {
 	s := p.shard
 	for {
 		n := p.wait()
+		woken := s.age()
 		s.mu.Lock()
 		if p.closed {
 			s.mu.Unlock()
 			return
 		}
-		s.setNow()
+		s.setNow(woken)
 		p.turn(n)
 		s.mu.Unlock()
+		p.rested = s.age()
+		s.metrics.Worked(s.core.index, p.rested-woken)
 	}
 }
 
@@ -113,7 +117,7 @@ func (p *poller) close() {
 // wait waits for events, and returns how many there are.
 func (p *poller) wait() int {
 	busy := len(p.ready) > 0
-	if p.shard.age()-p.yielded < p.hold {
+	if p.rested-p.yielded < p.hold {
 		patience := p.hold
 		if busy {
 			patience = 0

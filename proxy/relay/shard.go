@@ -59,12 +59,12 @@ func sampled(c zapcore.Core) zapcore.Core { return zapcore.NewSamplerWithOptions
 func (s *shard) enter(f func(*core)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.setNow()
+	s.setNow(s.age())
 	s.do(func() { f(s.core) })
 	s.flush()
 }
 
-func (s *shard) setNow() { s.core.now = s.began.Add(s.age()) }
+func (s *shard) setNow(age time.Duration) { s.core.now = s.began.Add(age) }
 
 // age is how long the shard has been there. It costs half of what time.Now does, which asks for the time of day as well.
 func (s *shard) age() time.Duration { return time.Since(s.began) }

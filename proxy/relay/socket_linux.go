@@ -80,14 +80,20 @@ func (k *socket) read() (more bool) {
 		room = len(buf)
 		n, err = rawRead(k.fd, buf)
 	}
-	if err != syscall.EAGAIN && err != syscall.EINTR {
-		s.do(func() { k.step(n, err) })
+	switch err {
+	case syscall.EAGAIN:
+		c.rest()
+		return false
+	case syscall.EINTR:
+		return true
 	}
+	s.do(func() { k.step(n, err) })
 	c.rest()
 	if n > batchable {
 		s.flush()
 	}
-	return k.fd >= 0 && (k.unfinished || n == room || k.over || c.dead || err == syscall.EINTR)
+	// What came while all of the last read was being understood has not been looked for, hence n == room.
+	return k.fd >= 0 && (k.unfinished || n == room || k.over || c.dead)
 }
 
 func (k *socket) step(n int, err error) {
