@@ -230,10 +230,12 @@ func TestEtcdStreamGoesSilent(t *testing.T) {
 			return brief(all[len(all)-1].Instances) == want
 		})
 	}
-	if got := s.value(t, "lbproxy_discovery_relists_total/silence"); got != 2 {
+	relists := func() float64 { return s.value(t, "lbproxy_discovery_relists_total/silence") }
+	eventually(t, "both services to be listed again", func() bool { return relists() >= 2 })
+	lively.await(fmt.Sprintf("10.0.0.9:1001=%d", weight))
+	if got := relists(); got != 2 {
 		t.Errorf("%v relists because of silence, want 2: one of each service", got)
 	}
-	lively.await(fmt.Sprintf("10.0.0.9:1001=%d", weight))
 }
 
 // An event that never comes is what only the audit can see.
