@@ -149,6 +149,8 @@ func (c *conn) abandon() {
 	for _, st := range c.streams {
 		st.ended = true
 		c.core.timers.remove(&st.timer)
+		c.core.forgetGrowth(&st.half[caller])
+		c.core.forgetGrowth(&st.half[backend])
 	}
 	for st := range c.core.waiting {
 		if st.owner == c {
