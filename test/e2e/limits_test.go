@@ -6,7 +6,10 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"os"
+	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -81,6 +84,46 @@ func TestHoardedFields(t *testing.T) {
 		await(t, "end of the calls", func() bool { return p.inFlight(t) <= 1 }) // one is the bystander's
 	})
 	p.mustNotHaveGrown(t, before)
+}
+
+// What the process takes beside the budget is as much again and 64 MiB, as whoever limits its memory must know: see
+// configs/kubernetes/daemonset.yaml.
+func TestMemoryBesideTheBudget(t *testing.T) {
+	const budget = 96
+	w := newWorld(t, engine{name: configs.EngineRelay})
+	w.startInstance("hello", "", 1, onAnyMethod(func(s grpc.ServerStream) error {
+		<-s.Context().Done() // it reads nothing
+		return nil
+	}))
+	w.startBusy(1)
+	config := filepath.Join(t.TempDir(), "lbproxy.yaml")
+	if err := os.WriteFile(config, fmt.Appendf(nil, "relay: {memory_mib: %d}\n", budget), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p := w.startBinary("--config", config)
+	p.resetPeak(t)
+	p.serves(t, func() {
+		ctx, cancel := context.WithCancel(t.Context())
+		cc := p.dial(t, grpc.WithDefaultCallOptions(grpc.ForceCodecV2(rawCodec{})))
+		var uploads sync.WaitGroup
+		for range 2 * budget * 16 { // of windows of 64 KiB: twice the budget
+			uploads.Go(func() { _ = upload(ctx, cc) })
+		}
+		caller := newPeer(t, p.calls)
+		for range 1000 {
+			block := caller.call("busy", "/helloworld.Greeter/SayHello", "name", strings.Repeat("x", 30))
+			caller.ask(append(block, strings.Repeat("\xbe", 15_000)...), true)
+		}
+		caller.Flush()
+		await(t, "calls that end because the memory is used up", func() bool { return p.failed(t, proxy.Limit) > 0 })
+		cancel()
+		uploads.Wait()
+	})
+	took := p.peak(t)
+	t.Logf("the process took %d MiB", took/mebibyte)
+	if most := int64(2*budget + 64); took > most*mebibyte {
+		t.Errorf("that is more than %d MiB", most)
+	}
 }
 
 // floods are what a caller's connection must end for, with ENHANCE_YOUR_CALM.
@@ -377,6 +420,13 @@ func (p *process) seen(t *testing.T, service string) (n float64) {
 		}
 	}
 	return n
+}
+
+// failed is how many calls the proxy has failed for a reason, by the metrics.
+func (p *process) failed(t *testing.T, why proxy.Reason) float64 {
+	t.Helper()
+	_, page := get(t, "http://"+p.admin+"/metrics")
+	return parseMetrics(t, page)[fmt.Sprintf("lbproxy_errors_total{reason=%q}", why)]
 }
 
 // mustNotHaveGrown fails the test if the process has taken more than calls may have it hold.
