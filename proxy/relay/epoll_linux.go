@@ -71,6 +71,9 @@ func newDoor(inner epoll) (d *door, err error) {
 	}
 	d.file = os.NewFile(uintptr(d.outer), "epoll")
 	if err == nil {
+		err = d.file.SetReadDeadline(time.Time{}) // fails if Go's poller does not take it
+	}
+	if err == nil {
 		d.rc, err = d.file.SyscallConn()
 	}
 	if err != nil {

@@ -2,6 +2,8 @@ package relay
 
 import (
 	"bytes"
+	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -92,6 +94,32 @@ func TestHeaderListBeyond32Bits(t *testing.T) {
 	want(t, c, "RST 1 ENHANCE_YOUR_CALM")
 	want(t, b)
 	c.request(true)
+	want(t, b, "HEADERS 1 end")
+	w.finish()
+}
+
+// A list as long as is allowed may come in as many fragments as it takes.
+func TestFieldsInManyFragments(t *testing.T) {
+	w, c, b := pair(t)
+	w.core.cfg.MaxHeaderList = 4 << 20
+	fields := slices.Clone(requestFields)
+	for i := range 1000 {
+		fields = append(fields, fmt.Sprint("long-", i), strings.Repeat("v", 3500))
+	}
+	block := bytes.Clone(c.block(fields))
+	if n := len(block) / maxFrameSize; n <= 128 {
+		t.Fatalf("%d fragments are too few for this test", n)
+	}
+	c.streams[1] = &peerStream{}
+	c.fr.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: block[:maxFrameSize], EndStream: true})
+	for block = block[maxFrameSize:]; len(block) > 0; {
+		n := min(len(block), maxFrameSize)
+		c.fr.WriteContinuation(1, n == len(block), block[:n])
+		block = block[n:]
+	}
+	c.next = 3
+	c.send()
+	want(t, c)
 	want(t, b, "HEADERS 1 end")
 	w.finish()
 }
