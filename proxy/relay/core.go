@@ -23,6 +23,7 @@ type core struct {
 	dirty   []*conn // have bytes to be written
 	free    *stream // used ones, to be used again
 	frees   int     // how many
+	calls   int     // that run
 	buffers buffers // for what connections write
 	storage storage // for what calls hold
 	timers  timers
@@ -82,6 +83,7 @@ func (s side) String() string {
 
 // newStream returns a stream that is not in use.
 func (c *core) newStream() *stream {
+	c.calls++
 	st := c.free
 	if st == nil {
 		st = new(stream)
@@ -101,6 +103,7 @@ const (
 
 // recycle makes a stream that nothing refers to ready for another call.
 func (c *core) recycle(st *stream) {
+	c.calls--
 	c.timers.remove(&st.timer)
 	c.storage.put(st.body)
 	for i := range st.half {

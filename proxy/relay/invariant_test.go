@@ -183,6 +183,9 @@ func (w *world) checkEmpty() {
 	for st := c.free; st != nil; st = st.next {
 		delete(w.seen, st)
 	}
+	if c.calls != 0 {
+		w.t.Errorf("%d calls are still counted", c.calls)
+	}
 	if c.memory.used != 0 {
 		w.t.Errorf("%d bytes are still charged", c.memory.used)
 	}

@@ -16,8 +16,9 @@ import (
 // It has an epoll instance of its own. Go's poller would do, but costs the sleep and the waking of a goroutine for
 // every socket, and a read that finds nothing. Between events that follow each other closely it waits in the kernel
 // without telling Go's scheduler, whose housekeeping for a goroutine that sleeps and wakes that often would cost
-// more than the calls do. It does so for holdTime at most; then it waits as other goroutines do. Where GOMAXPROCS is
-// no more than there are workers, they would keep all other goroutines waiting, so that it never does.
+// more than the calls do. It does so for holdTime at most, and where the last waits have been shorter; otherwise it
+// waits as other goroutines do. Where GOMAXPROCS is no more than there are workers, they would keep all other
+// goroutines waiting, so that it never does.
 type poller struct {
 	shard   *shard
 	sockets epoll // and the alarm
@@ -32,6 +33,8 @@ type poller struct {
 	spare   []*socket     // ready, when it was read last
 	yielded time.Duration // the shard's age when Go's scheduler had the thread last
 	rested  time.Duration // the shard's age when the last turn ended
+	running int           // 1 if calls ran then, else 0
+	waits   [2]gaps       // how long the last waits were, by running
 	turns   uint
 	vain    int // second looks, on end, that have found nothing
 
@@ -85,6 +88,7 @@ func (p *poller) run() {
 	for {
 		n := p.wait()
 		woken := s.age()
+		p.waits[p.running].add(woken - p.rested)
 		s.mu.Lock()
 		if p.closed {
 			s.mu.Unlock()
@@ -92,6 +96,7 @@ func (p *poller) run() {
 		}
 		s.setNow(woken)
 		p.turn(n)
+		p.running = min(s.core.calls, 1)
 		s.mu.Unlock()
 		p.rested = s.age()
 		s.metrics.Worked(s.core.index, p.rested-woken)
@@ -117,12 +122,12 @@ func (p *poller) close() {
 // wait waits for events, and returns how many there are.
 func (p *poller) wait() int {
 	busy := len(p.ready) > 0
-	if p.rested-p.yielded < p.hold {
-		patience := p.hold
-		if busy {
-			patience = 0
-		}
-		if n := p.sockets.wait(p.events[:], patience); n > 0 || busy {
+	switch {
+	case p.rested-p.yielded >= p.hold:
+	case busy:
+		return p.sockets.wait(p.events[:], 0)
+	case p.waits[p.running].longest() < p.hold:
+		if n := p.sockets.wait(p.events[:], p.hold); n > 0 {
 			return n
 		}
 	}
