@@ -86,10 +86,10 @@ func TestHoardedFields(t *testing.T) {
 	p.mustNotHaveGrown(t, before)
 }
 
-// What the process takes beside the budget is as much again and 64 MiB, as whoever limits its memory must know: see
-// configs/kubernetes/daemonset.yaml.
+// A container of 256 MiB is enough for a budget of 96 if Go is told, as in configs/kubernetes/daemonset.yaml.
 func TestMemoryBesideTheBudget(t *testing.T) {
-	const budget = 96
+	const budget, container = 96, 256
+	t.Setenv("GOMEMLIMIT", "208MiB")
 	w := newWorld(t, engine{name: configs.EngineRelay})
 	w.startInstance("hello", "", 1, onAnyMethod(func(s grpc.ServerStream) error {
 		<-s.Context().Done() // it reads nothing
@@ -102,27 +102,27 @@ func TestMemoryBesideTheBudget(t *testing.T) {
 	}
 	p := w.startBinary("--config", config)
 	p.resetPeak(t)
-	p.serves(t, func() {
-		ctx, cancel := context.WithCancel(t.Context())
-		cc := p.dial(t, grpc.WithDefaultCallOptions(grpc.ForceCodecV2(rawCodec{})))
-		var uploads sync.WaitGroup
-		for range 2 * budget * 16 { // of windows of 64 KiB: twice the budget
-			uploads.Go(func() { _ = upload(ctx, cc) })
-		}
-		caller := newPeer(t, p.calls)
-		for range 1000 {
-			block := caller.call("busy", "/helloworld.Greeter/SayHello", "name", strings.Repeat("x", 30))
-			caller.ask(append(block, strings.Repeat("\xbe", 15_000)...), true)
-		}
-		caller.Flush()
-		await(t, "calls that end because the memory is used up", func() bool { return p.failed(t, proxy.Limit) > 0 })
-		cancel()
-		uploads.Wait()
-	})
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	cc := p.dial(t, grpc.WithDefaultCallOptions(grpc.ForceCodecV2(rawCodec{})))
+	var uploads sync.WaitGroup
+	for range 2 * budget * 16 { // of windows of 64 KiB: twice the budget
+		uploads.Go(func() { _ = upload(ctx, cc) })
+	}
+	caller := newPeer(t, p.calls)
+	for range 1000 {
+		block := caller.call("busy", "/helloworld.Greeter/SayHello", "name", strings.Repeat("x", 30))
+		caller.ask(append(block, strings.Repeat("\xbe", 15_000)...), true)
+	}
+	caller.Flush()
+	await(t, "calls that end because the memory is used up", func() bool { return p.failed(t, proxy.Limit) > 0 })
+	cancel()
+	uploads.Wait()
+	greet(t, p.dial(t), 1)
 	took := p.peak(t)
 	t.Logf("the process took %d MiB", took/mebibyte)
-	if most := int64(2*budget + 64); took > most*mebibyte {
-		t.Errorf("that is more than %d MiB", most)
+	if took > container*mebibyte {
+		t.Errorf("that is more than %d MiB", container)
 	}
 }
 
