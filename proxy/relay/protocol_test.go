@@ -74,6 +74,19 @@ func TestStatusThatIsNone(t *testing.T) {
 	}
 }
 
+// requestInFragments makes the first request, of a field block that takes more than one frame.
+func (p *peer) requestInFragments(block []byte) {
+	p.streams[1] = &peerStream{}
+	p.fr.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: block[:maxFrameSize], EndStream: true})
+	for block = block[maxFrameSize:]; len(block) > 0; {
+		n := min(len(block), maxFrameSize)
+		p.fr.WriteContinuation(1, n == len(block), block[:n])
+		block = block[n:]
+	}
+	p.next = 3
+	p.send()
+}
+
 // A block's size must not be taken for what is left of it in 32 bits.
 func TestHeaderListBeyond32Bits(t *testing.T) {
 	w, c, b := pair(t)
@@ -82,15 +95,7 @@ func TestHeaderListBeyond32Bits(t *testing.T) {
 	block := bytes.Clone(c.block(append(requestFields[:len(requestFields):len(requestFields)], filling(value)...)))
 	const newest = 0x80 | 62 // the entry that was added last
 	block = append(block, bytes.Repeat([]byte{newest}, (1<<32)/(value+len("long")+32))...)
-	c.streams[1] = &peerStream{}
-	c.fr.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: block[:maxFrameSize], EndStream: true})
-	for block = block[maxFrameSize:]; len(block) > 0; {
-		n := min(len(block), maxFrameSize)
-		c.fr.WriteContinuation(1, n == len(block), block[:n])
-		block = block[n:]
-	}
-	c.next = 3
-	c.send()
+	c.requestInFragments(block)
 	want(t, c, "RST 1 ENHANCE_YOUR_CALM")
 	want(t, b)
 	c.request(true)
@@ -110,15 +115,7 @@ func TestFieldsInManyFragments(t *testing.T) {
 	if n := len(block) / maxFrameSize; n <= 128 {
 		t.Fatalf("%d fragments are too few for this test", n)
 	}
-	c.streams[1] = &peerStream{}
-	c.fr.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: block[:maxFrameSize], EndStream: true})
-	for block = block[maxFrameSize:]; len(block) > 0; {
-		n := min(len(block), maxFrameSize)
-		c.fr.WriteContinuation(1, n == len(block), block[:n])
-		block = block[n:]
-	}
-	c.next = 3
-	c.send()
+	c.requestInFragments(block)
 	want(t, c)
 	want(t, b, "HEADERS 1 end")
 	w.finish()
