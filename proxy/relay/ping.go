@@ -7,7 +7,7 @@ import (
 )
 
 // Peers that measure the bandwidth, as grpc-go does, ping with nearly every message, unless an answer is still to
-// come. An answer by itself would double the writes, and one that goes with the next frames bring the next PING. So
+// come. An answer by itself would double the writes, and one that goes with the next frames brings the next PING. So
 // answers wait, though never for more than ackDelay.
 var (
 	ackDelay = [...]time.Duration{caller: 2 * time.Millisecond, backend: 50 * time.Millisecond}

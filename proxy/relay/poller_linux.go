@@ -50,29 +50,33 @@ const (
 	maxVain, fewLooks = 8, 32
 )
 
-func newPoller(s *shard) (p *poller, err error) {
-	p = &poller{shard: s, sockets: -1, alarm: -1, ended: make(chan struct{}), open: map[int32]*socket{}}
-	defer func() {
-		if err != nil {
-			p.release()
-		}
-	}()
+func newPoller(s *shard) (*poller, error) {
+	p := &poller{shard: s, sockets: -1, alarm: -1, ended: make(chan struct{}), open: map[int32]*socket{}}
 	if runtime.GOMAXPROCS(0) > s.core.cfg.Workers {
 		p.hold = holdTime
 	}
-	if p.sockets, err = newEpoll(); err != nil {
+	if err := p.acquire(); err != nil {
+		p.release()
 		return nil, err
 	}
-	if p.alarm, err = newTimerfd(); err != nil {
-		return nil, err
-	}
-	if err = p.sockets.control(unix.EPOLL_CTL_ADD, int(p.alarm), unix.EPOLLIN|unix.EPOLLET); err != nil {
-		return nil, err
-	}
-	p.door, err = newDoor(p.sockets)
-	return p, err
+	return p, nil
 }
 
+func (p *poller) acquire() (err error) {
+	if p.sockets, err = newEpoll(); err != nil {
+		return err
+	}
+	if p.alarm, err = newTimerfd(); err != nil {
+		return err
+	}
+	if err = p.sockets.control(unix.EPOLL_CTL_ADD, int(p.alarm), unix.EPOLLIN|unix.EPOLLET); err != nil {
+		return err
+	}
+	p.door, err = newDoor(p.sockets)
+	return err
+}
+
+// release gives back what acquire has got, all or some of it.
 func (p *poller) release() {
 	unix.Close(int(p.sockets))
 	unix.Close(int(p.alarm))
@@ -116,6 +120,7 @@ func (p *poller) close() {
 	for _, k := range p.open {
 		k.shut()
 	}
+	s.setAlarm = func(time.Duration) {}
 	p.release()
 }
 

@@ -151,6 +151,7 @@ func (s *shard) close() {
 	s.helpers.Wait()
 	if s.poller != nil {
 		s.poller.close()
+		return
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -185,7 +186,7 @@ func (s *shard) flush() {
 // the connection ends.
 const lingerTimeout = time.Second
 
-// logEnd says why a connection ends a connection is ended, if that is its peer's doing.
+// logEnd says why a connection ends, if that is its peer's doing.
 func (s *shard) logEnd(c *conn, peer net.Addr, why error) {
 	if isViolation(why) || errors.Is(why, errKeepalive) {
 		s.log.Warn("a connection is ended because of its peer", zap.Stringer("peer", c.side),
