@@ -31,17 +31,13 @@ type Metrics struct {
 	calls           *prometheus.CounterVec
 	callDuration    *prometheus.HistogramVec
 	callsInFlight   *prometheus.GaugeVec
-	endpointCalls   *prometheus.CounterVec
-	endpointLoad    *prometheus.GaugeVec
-	endpointWeight  *prometheus.GaugeVec
-	endpointReady   *prometheus.GaugeVec
-	endpointQueue   *prometheus.GaugeVec
 	retries         *prometheus.CounterVec
 	errors          *prometheus.CounterVec
 	configReloads   *prometheus.CounterVec
 	discoveryCounts discoveryFamilies
 
-	watches watches
+	endpoints endpoints
+	watches   watches
 
 	registry prometheus.Registerer
 }
@@ -63,26 +59,6 @@ func New(reg prometheus.Registerer, version string) *Metrics {
 			Name: "lbproxy_calls_in_flight",
 			Help: "Calls that have arrived and not ended, waiting ones included.",
 		}, []string{"service"}),
-		endpointCalls: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "lbproxy_endpoint_calls_total",
-			Help: "Calls ended that had been sent to an endpoint, by gRPC status code.",
-		}, []string{"service", "endpoint", "code"}),
-		endpointLoad: prometheus.NewGaugeVec(prometheus.GaugeOpts{
-			Name: "lbproxy_endpoint_in_flight",
-			Help: "Calls running at an endpoint.",
-		}, []string{"service", "endpoint"}),
-		endpointWeight: prometheus.NewGaugeVec(prometheus.GaugeOpts{
-			Name: "lbproxy_endpoint_weight",
-			Help: "Weight an endpoint is registered with; 0 gets no new calls.",
-		}, []string{"service", "endpoint"}),
-		endpointReady: prometheus.NewGaugeVec(prometheus.GaugeOpts{
-			Name: "lbproxy_endpoint_ready",
-			Help: "1 if the proxy is connected to an endpoint, 0 if not.",
-		}, []string{"service", "endpoint"}),
-		endpointQueue: prometheus.NewGaugeVec(prometheus.GaugeOpts{
-			Name: "lbproxy_endpoint_waiting",
-			Help: "Calls for an endpoint that wait for a stream, because its backend allows no more at a time.",
-		}, []string{"service", "endpoint"}),
 		retries: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "lbproxy_call_retries_total",
 			Help: "How often calls were sent to another endpoint, because the first provably did not begin them.",
@@ -105,7 +81,7 @@ func New(reg prometheus.Registerer, version string) *Metrics {
 	build.Set(1)
 	reg.MustRegister(
 		m.calls, m.callDuration, m.callsInFlight,
-		m.endpointCalls, m.endpointLoad, m.endpointWeight, m.endpointReady, m.endpointQueue, m.retries,
+		&m.endpoints, m.retries,
 		m.errors, m.configReloads, build,
 	)
 	m.discoveryCounts.register(reg, &m.watches)
