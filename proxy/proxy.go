@@ -10,7 +10,7 @@
 //	call.Fail(err)                the proxy's own
 //
 // It leaves to others which instances exist (package discovery), whose turn it is (package picker), and
-// everything that happens on a connection (packages proxy/relay and proxy/grpcengine).
+// everything that happens on a connection (packages proxy/relay and proxy/grpcengine) and before (proxy/transport).
 package proxy
 
 import (

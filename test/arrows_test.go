@@ -26,15 +26,16 @@ var arrows = map[string][]string{
 	"discovery/grpcresolver": {"discovery"},
 	"picker":                 {"discovery", "metrics"},
 	"proxy":                  {"picker", "discovery", "metrics"},
-	"proxy/grpcengine":       {"proxy", "picker"},
+	"proxy/transport":        {},
+	"proxy/grpcengine":       {"proxy", "proxy/transport", "picker"},
 	"proxy/h2":               {},
 	"proxy/h2/hpack":         {},
-	"proxy/relay":            {"proxy", "picker", "metrics", "proxy/h2", "proxy/h2/hpack"},
+	"proxy/relay":            {"proxy", "proxy/transport", "picker", "metrics", "proxy/h2", "proxy/h2/hpack"},
 
 	// Around them.
 	"configs":      {"discovery", "picker", "internal/strictyaml"},
 	"admin":        {"proxy", "picker", "discovery", "metrics", "configs"},
-	"internal/app": {"admin", "configs", "proxy/grpcengine", "proxy/relay", "proxy", "picker", "discovery", "metrics"},
+	"internal/app": {"admin", "configs", "proxy/grpcengine", "proxy/relay", "proxy/transport", "proxy", "picker", "discovery", "metrics"},
 	"cmd/lbproxy":  {"internal/app", "configs", "proxy", "picker", "discovery", "internal/filewatch"},
 
 	// Tools that know nothing of load balancing.

@@ -20,6 +20,7 @@ import (
 	"github.com/lbproxy/lbproxy/configs"
 	"github.com/lbproxy/lbproxy/metrics"
 	"github.com/lbproxy/lbproxy/proxy"
+	"github.com/lbproxy/lbproxy/proxy/transport"
 )
 
 // App is one lbproxy. New opens its listeners, Run serves on them until its context is done.
@@ -85,7 +86,7 @@ func New(cfg *configs.Config, version string, log *zap.Logger, level zap.AtomicL
 
 func (a *App) listen(cfg *configs.Config) (err error) {
 	for i, l := range cfg.Listeners {
-		opened, err := proxy.Listen(l.Address)
+		opened, err := transport.Listen(l.Address)
 		if err != nil {
 			return fmt.Errorf("listeners[%d].address: %w", i, err)
 		}

@@ -13,7 +13,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 
 	"github.com/lbproxy/lbproxy/picker"
-	"github.com/lbproxy/lbproxy/proxy"
+	"github.com/lbproxy/lbproxy/proxy/transport"
 )
 
 // conn is the connection to an endpoint: one grpc.ClientConn, kept connected.
@@ -40,9 +40,9 @@ func (e *Engine) Dial(ep *picker.Endpoint) picker.Conn {
 		grpc.WithContextDialer(c.dial),
 		grpc.WithConnectParams(grpc.ConnectParams{
 			Backoff: backoff.Config{
-				BaseDelay: proxy.ConnectBackoffMin, MaxDelay: proxy.ConnectBackoffMax, Multiplier: 1.6, Jitter: 0.2,
+				BaseDelay: transport.ConnectBackoffMin, MaxDelay: transport.ConnectBackoffMax, Multiplier: 1.6, Jitter: 0.2,
 			},
-			MinConnectTimeout: proxy.ConnectTimeout,
+			MinConnectTimeout: transport.ConnectTimeout,
 		}),
 		grpc.WithDefaultCallOptions(
 			grpc.ForceCodecV2(rawCodec{}),
@@ -71,7 +71,7 @@ func (c *conn) dial(ctx context.Context, addr string) (net.Conn, error) {
 	if c.halfway.Swap(false) {
 		c.endpoint.SetState(picker.Failed, errHandshake)
 	}
-	n, err := proxy.BackendDialer().DialContext(ctx, "tcp", addr)
+	n, err := transport.BackendDialer().DialContext(ctx, "tcp", addr)
 	if err != nil {
 		if ctx.Err() == nil {
 			c.endpoint.SetState(picker.Failed, err)

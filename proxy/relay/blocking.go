@@ -19,14 +19,14 @@ type blocking struct {
 	half    bool // our half has been closed
 }
 
-func attachBlocking(s *shard, nc net.Conn, ended func(), make func(transport) *conn) *conn {
+func attachBlocking(s *shard, nc net.Conn, ended func(), make func(driver) *conn) *conn {
 	d := &blocking{shard: s, nc: nc}
 	s.enter(func(*core) { d.conn = make(d) })
 	go d.read(ended) // ends when the connection does
 	return d.conn
 }
 
-// close implements transport.
+// close implements driver.
 func (d *blocking) close(why error) {
 	d.shard.logEnd(d.conn, d.nc.RemoteAddr(), why)
 	d.closing = true
@@ -34,7 +34,7 @@ func (d *blocking) close(why error) {
 	d.conn.mark() // flush closes
 }
 
-// flush implements transport.
+// flush implements driver.
 func (d *blocking) flush() {
 	if b := d.conn.take(); b != nil {
 		go d.write(b) // ends when it is written, or the connection closes

@@ -29,8 +29,8 @@ const (
 	maxWork = 256 << 10
 )
 
-// transport is a connection's driver. Its methods return at once.
-type transport interface {
+// driver does the I/O of a connection. Its methods return at once.
+type driver interface {
 	// flush writes what take gives out.
 	flush()
 	// close ends the connection, after what take has given out last has been written as far as possible.
@@ -40,12 +40,13 @@ type transport interface {
 // conn is one HTTP/2 connection: a caller's, to which we are the server, or one to a backend.
 type conn struct {
 	// Immutable:
-	core      *core
-	side      side // who is at the other end
-	transport transport
-	front     *front    // of a caller's
-	upstream  *upstream // of one to a backend
-	link      *link
+	core     *core
+	side     side // who is at the other end
+	driver   driver
+	front    *front    // of a caller's
+	upstream *upstream // of one to a backend
+	link     *link
+	rtt      time.Duration // how long TCP took to connect to a backend; 0 if it is not known
 
 	// Reading:
 	in        []byte // in[r:w] has been read and not been understood; nil if there is nothing
@@ -89,9 +90,9 @@ type conn struct {
 	dead     bool
 }
 
-func (c *core) newConn(s side, t transport) *conn {
+func (c *core) newConn(s side, d driver) *conn {
 	cn := &conn{
-		core: c, side: s, transport: t,
+		core: c, side: s, driver: d,
 		recv:    h2.NewReceiveWindow(connWindow, connWindow),
 		peer:    h2.DefaultSettings(),
 		calm:    calm{since: c.now},
@@ -126,8 +127,8 @@ func (c *core) newConn(s side, t transport) *conn {
 }
 
 // newCaller takes a caller in.
-func (c *core) newCaller(t transport, f *front) *conn {
-	cn := c.newConn(caller, t)
+func (c *core) newCaller(d driver, f *front) *conn {
+	cn := c.newConn(caller, d)
 	cn.front = f
 	cn.life.fire = cn.expire
 	c.set(&cn.life, c.now.Add(c.cfg.HandshakeTimeout))

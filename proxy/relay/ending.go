@@ -116,7 +116,7 @@ func (c *conn) end(err error) {
 		return
 	}
 	c.dead = true
-	c.transport.close(err)
+	c.driver.close(err)
 	c.core.metrics.ConnectionEnded(c.side.String(), causeOf(err))
 	c.core.chargeConn(c)
 	c.core.timers.remove(&c.acks.timer)
@@ -160,7 +160,7 @@ func (c *conn) abandon() {
 	}
 	c.core.memory.used -= c.held
 	c.held, c.streams = 0, nil
-	c.transport.close(errDefect)
+	c.driver.close(errDefect)
 }
 
 // goAway says that no more streams are taken than up to last.

@@ -20,6 +20,7 @@ import (
 	"github.com/lbproxy/lbproxy/metrics"
 	"github.com/lbproxy/lbproxy/picker"
 	"github.com/lbproxy/lbproxy/proxy"
+	"github.com/lbproxy/lbproxy/proxy/transport"
 )
 
 // flushTimeout is how long callers have to read the statuses of calls that a shutdown failed.
@@ -96,10 +97,10 @@ func (e *Engine) Serve(p *proxy.Policy, l net.Listener, service string) error {
 }
 
 func (e *Engine) accept(nc net.Conn, f *front) {
-	proxy.FindDead(nc)
+	transport.FindDead(nc)
 	e.callers.Add(1)
 	s := e.shards[e.turn.Add(1)%uint32(len(e.shards))]
-	s.attach(nc, e.callers.Done, func(t transport) *conn { return s.core.newCaller(t, f) })
+	s.attach(nc, e.callers.Done, func(d driver) *conn { return s.core.newCaller(d, f) })
 }
 
 // acceptPause is how long accepting rests when the process has no file descriptors left, or the like.

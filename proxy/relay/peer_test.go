@@ -68,7 +68,7 @@ func newPeer(w *world, s side) *peer {
 	return p
 }
 
-// close implements transport.
+// close implements driver.
 func (p *peer) close(error) {
 	p.closed = true
 	p.c.mark()

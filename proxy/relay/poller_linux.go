@@ -187,7 +187,7 @@ func (p *poller) read() {
 }
 
 // attach takes a socket over, of which the core makes a connection. It returns nil for what is none, and when it cannot.
-func (p *poller) attach(nc net.Conn, ended func(), make func(transport) *conn) *conn {
+func (p *poller) attach(nc net.Conn, ended func(), make func(driver) *conn) *conn {
 	fd, err := takeOver(nc)
 	if err != nil {
 		return nil

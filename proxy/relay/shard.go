@@ -161,7 +161,7 @@ func (s *shard) close() {
 
 // attach makes a connection of the core's out of one to a peer, and starts to read it. Ended is called when both
 // have ended.
-func (s *shard) attach(nc net.Conn, ended func(), make func(transport) *conn) *conn {
+func (s *shard) attach(nc net.Conn, ended func(), make func(driver) *conn) *conn {
 	if s.poller != nil {
 		if c := s.poller.attach(nc, ended, make); c != nil {
 			return c
@@ -176,7 +176,7 @@ func (s *shard) flush() {
 		last := len(s.core.dirty) - 1
 		c := s.core.dirty[last]
 		s.core.dirty = s.core.dirty[:last]
-		c.transport.flush()
+		c.driver.flush()
 	}
 	s.metrics.SetMemory(s.core.index, s.core.memory.used)
 }

@@ -127,7 +127,7 @@ func (k *socket) discard() (more bool) {
 	return false
 }
 
-// flush implements transport.
+// flush implements driver.
 func (k *socket) flush() {
 	for k.rest == nil && k.fd >= 0 {
 		b := k.conn.take()
@@ -169,7 +169,7 @@ func (k *socket) wrote(err error) {
 	})
 }
 
-// close implements transport.
+// close implements driver.
 func (k *socket) close(why error) {
 	k.poller.shard.logEnd(k.conn, k.peer, why)
 	k.closing = true

@@ -10,7 +10,7 @@ import (
 	"github.com/cenkalti/backoff/v5"
 
 	"github.com/lbproxy/lbproxy/picker"
-	"github.com/lbproxy/lbproxy/proxy"
+	"github.com/lbproxy/lbproxy/proxy/transport"
 )
 
 // upstream is a worker's connections to an endpoint. One is always there, or being made. Others are added as
@@ -75,7 +75,7 @@ func (u *upstream) reset() {
 func (u *upstream) run() {
 	defer u.finish()
 	retry := &backoff.ExponentialBackOff{
-		InitialInterval: proxy.ConnectBackoffMin, MaxInterval: proxy.ConnectBackoffMax, Multiplier: 1.6, RandomizationFactor: 0.2,
+		InitialInterval: transport.ConnectBackoffMin, MaxInterval: transport.ConnectBackoffMax, Multiplier: 1.6, RandomizationFactor: 0.2,
 	}
 	for {
 		worked, err := u.connect(false)
@@ -116,12 +116,18 @@ func (u *upstream) setState(state picker.State, cause error) {
 
 // connect makes a connection and stays with it until it takes no more calls. It tells whether it ever did.
 func (u *upstream) connect(additional bool) (worked bool, err error) {
-	nc, err := proxy.BackendDialer().DialContext(u.ctx, "tcp", u.destination.endpoint.Addr())
+	began := time.Now()
+	nc, err := transport.BackendDialer().DialContext(u.ctx, "tcp", u.destination.endpoint.Addr())
 	if err != nil {
 		return false, err
 	}
-	c := u.shard.attach(nc, func() {}, func(t transport) *conn { return u.newConn(u.shard.core, t, additional) })
-	handshake := time.NewTimer(proxy.ConnectTimeout)
+	rtt := time.Since(began)
+	c := u.shard.attach(nc, func() {}, func(d driver) *conn {
+		c := u.newConn(u.shard.core, d, additional)
+		c.rtt = rtt
+		return c
+	})
+	handshake := time.NewTimer(transport.ConnectTimeout)
 	defer handshake.Stop()
 	select {
 	case <-c.link.ready:
@@ -146,8 +152,8 @@ func (u *upstream) connect(additional bool) (worked bool, err error) {
 	}
 }
 
-func (u *upstream) newConn(in *core, t transport, additional bool) *conn {
-	c := in.newConn(backend, t)
+func (u *upstream) newConn(in *core, d driver, additional bool) *conn {
+	c := in.newConn(backend, d)
 	c.upstream = u
 	c.link = &link{ready: make(chan struct{}), over: make(chan struct{}), additional: additional}
 	c.life.fire = c.endIfIdle

@@ -253,7 +253,7 @@ func (w *world) flush() {
 		last := len(w.core.dirty) - 1
 		c := w.core.dirty[last]
 		w.core.dirty = w.core.dirty[:last]
-		c.transport.flush()
+		c.driver.flush()
 	}
 }
 

@@ -1,4 +1,9 @@
-package proxy
+// Package transport decides how both sides are reached: how listeners are opened, how backends are dialled, and how
+// connections are found dead whose other end is gone without a word.
+//
+// It leaves to others what is said on a connection (the engines), and what is done about one that is lost (the engines
+// and package picker).
+package transport
 
 import (
 	"context"
