@@ -8,7 +8,10 @@
 // can be reached (package picker): an instance exists for as long as its registration does.
 package discovery
 
-import "context"
+import (
+	"context"
+	"time"
+)
 
 // An Instance is one registered address of a service.
 type Instance struct {
@@ -31,6 +34,15 @@ type Snapshot struct {
 	Revision int64
 	// Instances is sorted by Addr and holds each Addr once.
 	Instances []Instance
+	// Poisoned is sorted by Key. It includes entries whose last good value still stands among the instances.
+	Poisoned []Poisoned
+}
+
+// Poisoned is a registry entry that cannot be used.
+type Poisoned struct {
+	Key      string
+	Revision int64  // of the entry's last change
+	Fault    string // what is wrong with it
 }
 
 // A Source publishes one service's snapshots: the full state first, then every change, all from the goroutine
@@ -41,4 +53,17 @@ type Snapshot struct {
 // cannot cure. Run may be called for many services at once.
 type Source interface {
 	Run(ctx context.Context, service string, publish func(Snapshot)) error
+}
+
+// A Reporter is a [Source] that says how its registry stands by what was published.
+type Reporter interface {
+	Source
+	// Standing tells of a service for as long as a Run for it lasts. It may be called from any goroutine.
+	Standing(service string) Standing
+}
+
+// Standing is how a registry stands by what a source has published of a service.
+type Standing struct {
+	Confirmed time.Time // when the registry last confirmed it; zero if it never has
+	Err       error     // why the registry cannot confirm it now, as far as is known; nil if nothing is wrong
 }

@@ -25,6 +25,8 @@ type Etcd struct {
 	mu     sync.Mutex   // protects:
 	stream *watchStream // which watches that start now ride on; nil while there is none
 	// and every stream's riders
+
+	following sync.Map // of the services that are followed, by name, to *follower
 }
 
 // etcdLimits are variable for tests.
@@ -54,7 +56,19 @@ func (e *Etcd) Run(ctx context.Context, service string, publish func(Snapshot)) 
 	}
 	m := e.metrics.Watch(service)
 	defer m.Forget()
-	return newFollower(e, service, m, publish).run(ctx)
+	f := newFollower(e, service, m, publish)
+	e.following.Store(service, f)
+	defer e.following.CompareAndDelete(service, f)
+	return f.run(ctx)
+}
+
+// Standing implements [Reporter].
+func (e *Etcd) Standing(service string) Standing {
+	f, ok := e.following.Load(service)
+	if !ok {
+		return Standing{}
+	}
+	return f.(*follower).standing()
 }
 
 // Probe reports why etcd does not answer, with a read below the root that a majority of its members confirms,

@@ -282,7 +282,7 @@ func (w *world) checkHistory(f *follower) {
 		if all[i].Revision < all[i-1].Revision {
 			w.Errorf("%s went from revision %d back to %d", f.service, all[i-1].Revision, all[i].Revision)
 		}
-		if cmp.Equal(all[i].Instances, all[i-1].Instances) {
+		if cmp.Equal(all[i].Instances, all[i-1].Instances) && cmp.Equal(all[i].Poisoned, all[i-1].Poisoned) {
 			w.Errorf("%s: the snapshot of revision %d was published although nothing had changed", f.service, all[i].Revision)
 		}
 	}

@@ -1,6 +1,7 @@
 package discovery_test
 
 import (
+	"strings"
 	"testing"
 	"time"
 
@@ -95,5 +96,43 @@ func TestEtcdKeepsThePoisonedEntrysGoodValue(t *testing.T) {
 	}
 	if kept != 3 {
 		t.Errorf("%d log lines say that the last good value is kept, want 3", kept)
+	}
+}
+
+// A snapshot tells what is wrong, and a change of that alone is a snapshot.
+func TestEtcdSnapshotShowsPoisonedEntries(t *testing.T) {
+	t.Parallel()
+	e := newEtcd(t)
+	s := newSource(t, e.config(), discovery.EtcdLimits{})
+	f := s.follow(t, "user")
+	f.await("")
+	for _, step := range []struct {
+		name string
+		do   func()
+		want string
+	}{
+		{"two that never were good", func() {
+			e.put("/user/10.0.0.2", `{}`)
+			e.put("/user/10.0.0.1:1001", `{"weight":-1}`)
+		}, `/user/10.0.0.1:1001 weight -1 is out of range; use 0 (drained) to 65535, ` +
+			`/user/10.0.0.2 address "10.0.0.2" is not host:port`},
+		{"one is cured", func() { e.put("/user/10.0.0.1:1001", `{}`) }, `/user/10.0.0.2 address "10.0.0.2" is not host:port`},
+		{
+			"and poisoned again, its good value kept", func() { e.put("/user/10.0.0.1:1001", `null`) },
+			`/user/10.0.0.1:1001 value is null, /user/10.0.0.2 address "10.0.0.2" is not host:port`,
+		},
+		{"all are gone", func() { e.delete("/user/10.0.0.1:1001"); e.delete("/user/10.0.0.2") }, ""},
+	} {
+		step.do()
+		f.awaitAll(func(s discovery.Snapshot) bool {
+			var all []string
+			for _, entry := range s.Poisoned {
+				all = append(all, entry.Key+" "+entry.Fault)
+				if entry.Revision == 0 {
+					t.Errorf("%s: %s has no revision", step.name, entry.Key)
+				}
+			}
+			return strings.Join(all, ", ") == step.want
+		})
 	}
 }

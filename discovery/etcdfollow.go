@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
@@ -39,6 +40,9 @@ type follower struct {
 	metrics *metrics.Watch
 	log     *zap.Logger
 	publish func(Snapshot)
+
+	confirmed atomic.Pointer[time.Time] // when etcd last confirmed the table
+	trouble   atomic.Pointer[error]     // why it cannot now; nil if it can
 
 	// Owned by run:
 	table     *table
@@ -130,7 +134,7 @@ func (f *follower) list(ctx context.Context) error {
 	}
 	// Set even if it is lower: then etcd was restored from a backup.
 	f.revision = revision
-	f.metrics.Confirmed(revision)
+	f.confirm()
 	f.refresh()
 	return nil
 }
@@ -225,7 +229,23 @@ func (f *follower) works() {
 
 func (f *follower) reached(revision int64) {
 	f.revision = max(f.revision, revision)
+	f.confirm()
+}
+
+// confirm notes that etcd has just confirmed the table.
+func (f *follower) confirm() {
+	f.confirmed.Store(new(time.Now()))
 	f.metrics.Confirmed(f.revision)
+}
+
+func (f *follower) standing() (s Standing) {
+	if at := f.confirmed.Load(); at != nil {
+		s.Confirmed = *at
+	}
+	if err := f.trouble.Load(); err != nil {
+		s.Err = *err
+	}
+	return s
 }
 
 func (f *follower) apply(event *clientv3.Event, now time.Time) {
@@ -242,17 +262,21 @@ func (f *follower) apply(event *clientv3.Event, now time.Time) {
 func (f *follower) refresh() {
 	start := time.Now()
 	instances, next := f.table.instances(start)
+	poisoned := f.table.poisoned()
 	f.changed = false
 	f.wake.Stop()
 	if !next.IsZero() {
 		f.wake.Reset(next.Sub(start))
 	}
 	f.metrics.SetInstances(len(instances))
-	if f.published != nil && slices.Equal(instances, f.published.Instances) {
+	same := f.published != nil && slices.Equal(instances, f.published.Instances)
+	if same && slices.Equal(poisoned, f.published.Poisoned) {
 		return
 	}
-	f.published = &Snapshot{Service: f.table.service, Revision: f.revision, Instances: instances}
-	f.log.Info("instances changed", zap.Int64("revision", f.revision), zap.Int("instances", len(instances)))
+	f.published = &Snapshot{Service: f.table.service, Revision: f.revision, Instances: instances, Poisoned: poisoned}
+	if !same {
+		f.log.Info("instances changed", zap.Int64("revision", f.revision), zap.Int("instances", len(instances)))
+	}
 	f.publish(*f.published)
 	end := time.Now()
 	f.rested = end.Add(min(restFactor*end.Sub(start), restMax))
@@ -292,6 +316,7 @@ func (f *follower) auditAfter() time.Duration {
 
 // lost logs that the state can no longer be confirmed. What follows until it can is the same trouble.
 func (f *follower) lost(cause metrics.RelistCause, err error) {
+	f.trouble.Store(&err)
 	level := f.log.Debug
 	if f.down.IsZero() {
 		f.down = time.Now()
@@ -302,6 +327,7 @@ func (f *follower) lost(cause metrics.RelistCause, err error) {
 }
 
 func (f *follower) recovered() {
+	f.trouble.Store(nil)
 	if f.down.IsZero() {
 		return
 	}

@@ -1,6 +1,9 @@
 package discovery
 
 import (
+	"errors"
+	"slices"
+	"strings"
 	"time"
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
@@ -19,7 +22,8 @@ type entry struct {
 	createRevision, modRevision int64
 
 	instance Instance  // the last good value of this registration; without an address if it never had one
-	until    time.Time // when instance runs out because the entry is poisoned now; zero if it is not
+	fault    error     // why the entry is poisoned now; nil if it is not
+	until    time.Time // when instance runs out because of that
 }
 
 // A fault is what is wrong with one revision of an entry.
@@ -90,9 +94,10 @@ func (t *table) set(key string, kv *mvccpb.KeyValue, now time.Time) *fault {
 	old := t.entries[key]
 	e := entry{createRevision: kv.CreateRevision, modRevision: kv.ModRevision}
 	f := &fault{key: key, revision: kv.ModRevision}
-	e.instance, f.mismatch, f.err = decodeInstance(t.service, t.prefix, key, kv.Value)
+	e.instance, f.mismatch, e.fault = decodeInstance(t.service, t.prefix, key, kv.Value)
+	f.err = e.fault
 	switch {
-	case f.err == nil:
+	case e.fault == nil:
 		e.instance.CreateRevision, e.instance.ModRevision = kv.CreateRevision, kv.ModRevision
 	case old.instance.Addr != "" && old.createRevision == kv.CreateRevision:
 		e.instance, e.until = old.instance, old.until
@@ -123,6 +128,26 @@ func (t *table) instances(now time.Time) ([]Instance, time.Time) {
 		}
 	}
 	return sortUnique(all), next
+}
+
+// poisoned returns the entries that cannot be used, sorted by key; nil if there are none.
+func (t *table) poisoned() []Poisoned {
+	var all []Poisoned
+	for key, e := range t.entries {
+		if e.fault != nil {
+			all = append(all, Poisoned{Key: key, Revision: e.modRevision, Fault: faultOf(e.fault)})
+		}
+	}
+	slices.SortFunc(all, func(a, b Poisoned) int { return strings.Compare(a.Key, b.Key) })
+	return all
+}
+
+// faultOf is why an entry is poisoned, for where its key stands beside it.
+func faultOf(err error) string {
+	if d, ok := errors.AsType[*DecodeError](err); ok {
+		err = d.Err
+	}
+	return err.Error()
 }
 
 func (e entry) usable(now time.Time) bool {

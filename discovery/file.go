@@ -42,6 +42,7 @@ type File struct {
 type fileState struct {
 	revision int64 // counts contents loaded; 0 before the first
 	services map[string][]Instance
+	read     time.Time     // when it could last be read; zero if it never could
 	err      error         // of the latest reading; the rest is then what held before it
 	next     chan struct{} // closed when this is no longer the latest
 }
@@ -110,10 +111,16 @@ func (f *File) Run(ctx context.Context, service string, publish func(Snapshot)) 
 	}
 }
 
+// Standing implements [Reporter]: the file says the same of all its services.
+func (f *File) Standing(string) Standing {
+	s := f.state.Load()
+	return Standing{Confirmed: s.read, Err: s.err}
+}
+
 // load reads the file and wakes every Run.
 func (f *File) load() {
 	old := f.state.Load()
-	s := &fileState{revision: old.revision, services: old.services, next: make(chan struct{})}
+	s := &fileState{revision: old.revision, services: old.services, read: old.read, next: make(chan struct{})}
 	data, changed, err := f.watch.Read()
 	switch {
 	case err != nil:
@@ -125,6 +132,9 @@ func (f *File) load() {
 		if services, s.err = parseInstances(f.path, data); s.err == nil {
 			s.revision, s.services = old.revision+1, services
 		}
+	}
+	if s.err == nil {
+		s.read = time.Now()
 	}
 	f.report(old, s)
 	f.state.Store(s)

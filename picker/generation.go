@@ -1,15 +1,22 @@
 package picker
 
+import "github.com/lbproxy/lbproxy/discovery"
+
 // A Generation is what can be picked from between one change of a pool and the next. It is immutable.
 type Generation struct {
 	// Synced says that discovery has published a snapshot; Known that an instance has been registered at
 	// some time since the pool was made.
 	Synced, Known bool
+	// Poisoned is the service's present registry entries that cannot be used.
+	Poisoned []discovery.Poisoned
 
 	all      group
 	versions map[string]group
 	changed  chan struct{}
 }
+
+// Registered says that the registry has, or has had, something under the service's name.
+func (g *Generation) Registered() bool { return g.Known || len(g.Poisoned) > 0 }
 
 // group is the endpoints that a call may go to.
 type group struct {
@@ -59,7 +66,7 @@ func (g *Generation) group(version string) group {
 // generation makes the generation that the pool's present state asks for.
 func (p *Pool) generation(prev *Generation) *Generation {
 	g := &Generation{
-		Synced: p.synced, Known: p.known,
+		Synced: p.synced, Known: p.known, Poisoned: p.poisoned,
 		all:      p.group(p.order, prev.all),
 		versions: map[string]group{},
 		changed:  make(chan struct{}),

@@ -30,6 +30,7 @@ type Pool struct {
 	known      bool // an instance has been registered at some time
 	scheduled  bool // the next generation will be made in a moment
 	revision   int64
+	poisoned   []discovery.Poisoned
 	order      []*Endpoint          // members, sorted by address
 	endpoints  map[string]*Endpoint // members and those still leaving, by address
 }
@@ -66,7 +67,7 @@ func (p *Pool) SetPolicy(name string) {
 func (p *Pool) Update(s discovery.Snapshot) {
 	var gone []*Endpoint
 	p.change(func() bool {
-		p.synced, p.revision = true, s.Revision
+		p.synced, p.revision, p.poisoned = true, s.Revision, s.Poisoned
 		p.known = p.known || len(s.Instances) > 0
 		before := p.order
 		p.order = make([]*Endpoint, 0, len(s.Instances))

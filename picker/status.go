@@ -12,6 +12,14 @@ type Status struct {
 	Synced    bool             `json:"synced"`
 	Revision  int64            `json:"revision"`
 	Instances []EndpointStatus `json:"instances"`
+	Poisoned  []PoisonedStatus `json:"poisoned,omitempty"`
+}
+
+// PoisonedStatus is a registry entry that cannot be used, as people see it.
+type PoisonedStatus struct {
+	Key      string `json:"key"`
+	Revision int64  `json:"revision"`
+	Fault    string `json:"fault"`
 }
 
 // EndpointStatus is an endpoint as people see it. State is connecting, ready, failed, or, for one that has
@@ -37,6 +45,9 @@ func (p *Pool) Status() Status {
 	s := Status{Policy: p.policyName, Synced: p.synced, Revision: p.revision, Instances: []EndpointStatus{}}
 	for _, e := range p.endpoints {
 		s.Instances = append(s.Instances, e.status())
+	}
+	for _, entry := range p.poisoned {
+		s.Poisoned = append(s.Poisoned, PoisonedStatus(entry))
 	}
 	slices.SortFunc(s.Instances, func(a, b EndpointStatus) int { return strings.Compare(a.Addr, b.Addr) })
 	return s

@@ -84,11 +84,11 @@ func (c *Call) TryPick() (again <-chan struct{}, _ *Error) {
 	switch {
 	case !g.Synced:
 		return g.Changed(), nil
-	case !g.Known:
+	case !g.Registered():
 		return nil, errUnknownService(c.service.name)
 	}
 	if a := g.Available(c.version); a.Serving == 0 {
-		return nil, errNoInstances(c.service.name, c.version, a)
+		return nil, errNoInstances(c.service.name, c.version, a, g.Poisoned)
 	}
 	return g.Changed(), nil
 }
@@ -111,7 +111,7 @@ func (c *Call) Keepalive() Keepalive { return c.service.config.Load().Keepalive 
 func (c *Call) WaitedTooLong() *Error {
 	g, waited := c.service.pool.Current(), c.WaitTimeout()
 	if !g.Synced {
-		return errDiscoveryUnavailable(c.service.name, waited)
+		return errDiscoveryUnavailable(c.service.name, waited, c.policy.services.standing(c.service.name).Err)
 	}
 	return errNoReadyEndpoint(c.service.name, g.Available(c.version), waited)
 }

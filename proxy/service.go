@@ -82,7 +82,7 @@ func (s *service) watch(source discovery.Source) {
 		}
 	}
 	err := source.Run(s.ctx, s.name, func(snapshot discovery.Snapshot) {
-		if len(snapshot.Instances) > 0 {
+		if len(snapshot.Instances)+len(snapshot.Poisoned) > 0 {
 			s.openSeries()
 		}
 		s.pool.Update(snapshot)
@@ -150,14 +150,33 @@ type ServiceStatus struct {
 	WaitTimeout string `json:"wait_timeout"`
 	InFlight    int64  `json:"in_flight"`
 	Calls       uint64 `json:"calls"`
+	RegistryStatus
 	picker.Status
 }
+
+// RegistryStatus is how the registry stands by what is known of a service, as people see it.
+type RegistryStatus struct {
+	Registry      RegistryState `json:"registry"`
+	Confirmed     *float64      `json:"confirmed,omitempty"`      // seconds since the registry last confirmed it
+	RegistryError string        `json:"registry_error,omitempty"` // why the registry cannot confirm it now
+}
+
+// RegistryState is what the registry says of a service.
+type RegistryState string
+
+// The states.
+const (
+	RegistryUnsynced RegistryState = "unsynced" // it has not answered yet
+	RegistryUnknown  RegistryState = "unknown"  // nothing has been registered under the name
+	RegistryEmpty    RegistryState = "empty"    // nothing that can be used is registered now
+	RegistryFilled   RegistryState = "filled"   // instances are registered
+)
 
 // Status describes every service, sorted by name.
 func (d *Directory) Status() []ServiceStatus {
 	all := []ServiceStatus{}
 	for _, s := range *d.services.Load() {
-		all = append(all, s.status())
+		all = append(all, d.status(s))
 	}
 	slices.SortFunc(all, func(a, b ServiceStatus) int { return cmp.Compare(a.Service, b.Service) })
 	return all
@@ -169,12 +188,14 @@ func (d *Directory) ServiceStatus(name string) (ServiceStatus, bool) {
 	if s == nil {
 		return ServiceStatus{}, false
 	}
-	return s.status(), true
+	return d.status(s), true
 }
 
-func (s *service) status() ServiceStatus {
+func (d *Directory) status(s *service) ServiceStatus {
 	cfg := s.config.Load()
 	return ServiceStatus{
+		RegistryStatus: registryStatus(s.pool.Current(), d.standing(s.name)),
+
 		Service:     s.name,
 		Listed:      s.listed.Load(),
 		Version:     cfg.Version,
@@ -183,4 +204,31 @@ func (s *service) status() ServiceStatus {
 		Calls:       s.entered.Load(),
 		Status:      s.pool.Status(),
 	}
+}
+
+func registryStatus(g *picker.Generation, standing discovery.Standing) RegistryStatus {
+	r := RegistryStatus{Registry: RegistryFilled}
+	switch {
+	case !g.Synced:
+		r.Registry = RegistryUnsynced
+	case !g.Registered():
+		r.Registry = RegistryUnknown
+	case g.Available("").Instances == 0:
+		r.Registry = RegistryEmpty
+	}
+	if !standing.Confirmed.IsZero() {
+		r.Confirmed = new(time.Since(standing.Confirmed).Seconds())
+	}
+	if standing.Err != nil {
+		r.RegistryError = standing.Err.Error()
+	}
+	return r
+}
+
+// standing is how the registry stands by what is known of a service, where the source can tell.
+func (d *Directory) standing(name string) discovery.Standing {
+	if r, ok := d.cfg.Source.(discovery.Reporter); ok {
+		return r.Standing(name)
+	}
+	return discovery.Standing{}
 }

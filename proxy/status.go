@@ -7,6 +7,7 @@ import (
 
 	"google.golang.org/grpc/codes"
 
+	"github.com/lbproxy/lbproxy/discovery"
 	"github.com/lbproxy/lbproxy/picker"
 )
 
@@ -61,22 +62,38 @@ func errUnknownService(service string) *Error {
 		service)
 }
 
-func errDiscoveryUnavailable(service string, waited time.Duration) *Error {
+func errDiscoveryUnavailable(service string, waited time.Duration, cause error) *Error {
+	why := ""
+	if cause != nil {
+		why = ": " + cause.Error()
+	}
 	return fail(DiscoveryUnavailable, codes.Unavailable,
-		"service %q: the registry has not answered within %s, so its instances are not known yet; check that lbproxy reaches etcd (/readyz says more)",
-		service, waited)
+		"service %q: the registry has not answered within %s, so its instances are not known yet%s; check that lbproxy reaches it (/readyz says more)",
+		service, waited, why)
 }
 
-func errNoInstances(service, version string, known picker.Availability) *Error {
+func errNoInstances(service, version string, known picker.Availability, poisoned []discovery.Poisoned) *Error {
 	of := ""
 	if version != "" {
 		of = fmt.Sprintf(" of version %q", version)
+	}
+	if known.Instances == 0 && len(poisoned) > 0 {
+		return fail(NoInstances, codes.Unavailable,
+			"service %q has no instances%s: %s in the registry cannot be used: %s%s; put it right (`lbproxy services %s` lists what is wrong)",
+			service, of, poisoned[0].Key, poisoned[0].Fault, andOthers(len(poisoned)-1), service)
 	}
 	if known.Instances == 0 {
 		return fail(NoInstances, codes.Unavailable, "service %q has no instances%s: none is registered now; start one", service, of)
 	}
 	return fail(NoInstances, codes.Unavailable, "service %q takes no calls: all its instances%s (%d) are drained; give one a weight above 0",
 		service, of, known.Instances)
+}
+
+func andOthers(n int) string {
+	if n == 0 {
+		return ""
+	}
+	return fmt.Sprintf(" (and %d more)", n)
 }
 
 func errNoReadyEndpoint(service string, known picker.Availability, waited time.Duration) *Error {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/lbproxy/lbproxy/configs"
 	"github.com/lbproxy/lbproxy/internal/etcdtest"
+	"github.com/lbproxy/lbproxy/picker"
 	"github.com/lbproxy/lbproxy/proxy"
 )
 
@@ -33,11 +34,11 @@ func TestServicesPage(t *testing.T) {
 		}
 		hello := map[string]any{
 			"service": "hello", "listed": true, "wait_timeout": "1s", "in_flight": 1., "calls": 4.,
-			"policy": "weighted_round_robin", "synced": true, "instances": []any{instance},
+			"policy": "weighted_round_robin", "synced": true, "registry": "filled", "instances": []any{instance},
 		}
 		nobody := map[string]any{
 			"service": "nobody", "listed": true, "wait_timeout": "1s", "in_flight": 0., "calls": 0.,
-			"policy": "weighted_round_robin", "synced": true, "instances": []any{},
+			"policy": "weighted_round_robin", "synced": true, "registry": "unknown", "instances": []any{},
 		}
 		var all []map[string]any
 		await(t, "end of the unary calls", func() bool {
@@ -52,6 +53,10 @@ func TestServicesPage(t *testing.T) {
 				t.Errorf("revision %v is older than the instance's, %d", s["revision"], registered.ModRevision)
 			}
 			delete(s, "revision")
+			if confirmed, ok := s["confirmed"].(float64); !ok || confirmed < 0 || confirmed > patience.Seconds() {
+				t.Errorf("the registry confirmed %v %v s ago", s["service"], s["confirmed"])
+			}
+			delete(s, "confirmed")
 			for _, in := range s["instances"].([]any) {
 				in := in.(map[string]any)
 				since, err := time.Parse(time.RFC3339Nano, fmt.Sprint(in["since"]))
@@ -73,6 +78,39 @@ func TestServicesPage(t *testing.T) {
 			in := p.service("hello").Instances[0]
 			return in.State == "failed" && strings.Contains(in.LastError, "connection refused")
 		})
+	})
+}
+
+// What the registry says of a service is told apart where nothing can be called.
+func TestServicesPageShowsTheRegistry(t *testing.T) {
+	onEveryEngine(t, func(t *testing.T, w *world) {
+		etcd := etcdtest.Client(t, w.etcd)
+		key := w.root + "/poisoned/127.0.0.1:1"
+		put, err := etcd.Put(t.Context(), key, `{"weight":-1}`)
+		if err != nil {
+			t.Fatal(err)
+		}
+		in := w.startInstance("empty", "", 1)
+		p := w.startProxy(listed("empty", "poisoned", "unknown"))
+		p.awaitReady("empty", 1)
+		in.deregister()
+		for service, want := range map[string]proxy.RegistryState{
+			"empty": proxy.RegistryEmpty, "poisoned": proxy.RegistryEmpty, "unknown": proxy.RegistryUnknown,
+		} {
+			await(t, "state of "+service, func() bool { return p.service(service).Registry == want })
+		}
+		got, want := p.service("poisoned").Poisoned, []picker.PoisonedStatus{{
+			Key: key, Revision: put.Header.Revision, Fault: "weight -1 is out of range; use 0 (drained) to 65535",
+		}}
+		if diff := cmp.Diff(got, want); diff != "" {
+			t.Errorf("poisoned entries (-got +want):\n%s", diff)
+		}
+
+		w.on("127.0.0.1:1")
+		p = w.startProxy(listed("hello"))
+		if got := p.service("hello"); got.Registry != proxy.RegistryUnsynced || got.Confirmed != nil {
+			t.Errorf("without a registry: %+v, want it unsynced", got.RegistryStatus)
+		}
 	})
 }
 

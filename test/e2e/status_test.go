@@ -16,6 +16,7 @@ import (
 
 	"github.com/lbproxy/lbproxy/configs"
 	"github.com/lbproxy/lbproxy/discovery"
+	"github.com/lbproxy/lbproxy/internal/etcdtest"
 	"github.com/lbproxy/lbproxy/proxy"
 )
 
@@ -140,6 +141,24 @@ func TestNoInstances(t *testing.T) {
 				p.mustFail(err, failure{reason: proxy.NoInstances, code: codes.Unavailable, says: c.says})
 			})
 		}
+	})
+}
+
+// What is registered but cannot be used is not unknown: the call says what is wrong with it.
+func TestNoInstancesButPoisonedOnes(t *testing.T) {
+	onEveryEngine(t, func(t *testing.T, w *world) {
+		etcd := etcdtest.Client(t, w.etcd)
+		for _, addr := range []string{"127.0.0.1:1", "127.0.0.1:2"} {
+			if _, err := etcd.Put(t.Context(), w.root+"/hello/"+addr, `{"weight":"ten"}`); err != nil {
+				t.Fatal(err)
+			}
+		}
+		p := w.startProxy()
+		_, err := sayHello(within(t), p.dial("hello"))
+		p.mustFail(err, failure{
+			reason: proxy.NoInstances, code: codes.Unavailable,
+			says: []string{`service "hello" has no instances`, w.root + "/hello/127.0.0.1:1", "weight", "and 1 more", "lbproxy services hello"},
+		})
 	})
 }
 
