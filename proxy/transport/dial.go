@@ -7,6 +7,7 @@ package transport
 
 import (
 	"context"
+	"math/rand/v2"
 	"net"
 	"time"
 )
@@ -18,35 +19,45 @@ const (
 	ConnectBackoffMin = 100 * time.Millisecond
 	ConnectBackoffMax = 5 * time.Second
 
-	keepAliveIdle     = 15 * time.Second
+	// An idle connection is probed after a random time, so that those made together are not probed together: as many
+	// packets at a moment overflow a queue, of the loopback's for one, and the lost ones are taken for dead peers.
+	minKeepAliveIdle  = 10 * time.Second
+	maxKeepAliveIdle  = 15 * time.Second
 	keepAliveInterval = 5 * time.Second
 	keepAliveCount    = 3
-	// unackedTimeout ends a connection on which sent data is not acknowledged, which keep-alive does not see.
-	unackedTimeout = 20 * time.Second
+	// unackedTimeout ends a connection on which sent data is not acknowledged, which keep-alive does not see. Linux
+	// ends idle ones by it as well, and no longer counts the probes: it must leave time for all of them.
+	unackedTimeout = maxKeepAliveIdle + keepAliveCount*keepAliveInterval
 )
 
 // BackendDialer returns the dialer for connections to backends.
 func BackendDialer() *net.Dialer {
 	return &net.Dialer{
 		Timeout:         ConnectTimeout,
-		KeepAliveConfig: keepAlive,
+		KeepAliveConfig: keepAlive(),
 		ControlContext:  limitUnacked,
 	}
 }
 
-var keepAlive = net.KeepAliveConfig{
-	Enable: true, Idle: keepAliveIdle, Interval: keepAliveInterval, Count: keepAliveCount,
+func keepAlive() net.KeepAliveConfig {
+	const second = time.Second // the kernel knows no less
+	return net.KeepAliveConfig{
+		Enable:   true,
+		Idle:     minKeepAliveIdle + rand.N((maxKeepAliveIdle-minKeepAliveIdle)/second+1)*second,
+		Interval: keepAliveInterval,
+		Count:    keepAliveCount,
+	}
 }
 
-// FindDead has the kernel end an accepted connection whose peer is gone without a word. A Unix socket's peer
-// cannot go so.
+// FindDead has the kernel end an accepted connection whose peer is gone without a word. A peer on this host cannot go
+// so, and one that is stopped for a while, by a debugger say, is not dead.
 func FindDead(c net.Conn) {
 	tcp, ok := c.(*net.TCPConn)
-	if !ok {
+	if !ok || c.RemoteAddr().(*net.TCPAddr).IP.IsLoopback() {
 		return
 	}
 	// What cannot be set is not worth refusing a caller for.
-	_ = tcp.SetKeepAliveConfig(keepAlive)
+	_ = tcp.SetKeepAliveConfig(keepAlive())
 	if rc, err := tcp.SyscallConn(); err == nil {
 		_ = limitUnacked(context.Background(), "", "", rc)
 	}

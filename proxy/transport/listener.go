@@ -1,6 +1,7 @@
 package transport
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -21,7 +22,8 @@ const (
 func Listen(address string) (net.Listener, error) {
 	path, isUnix := strings.CutPrefix(address, unixPrefix)
 	if !isUnix {
-		return net.Listen("tcp", address)
+		// Package net would have every connection probed; which are is for FindDead to say.
+		return (&net.ListenConfig{KeepAlive: -1}).Listen(context.Background(), "tcp", address)
 	}
 	if err := removeStale(path); err != nil {
 		return nil, err
