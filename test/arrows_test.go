@@ -22,7 +22,7 @@ const module = "github.com/lbproxy/lbproxy"
 var arrows = map[string][]string{
 	// What exists, who is picked, where a call goes: each knows those before it.
 	"metrics":                {},
-	"discovery":              {"metrics", "internal/strictyaml", "internal/filewatch"},
+	"discovery":              {"metrics", "internal/strictyaml", "internal/filewatch", "internal/logsample"},
 	"discovery/grpcresolver": {"discovery"},
 	"picker":                 {"discovery", "metrics"},
 	"proxy":                  {"picker", "discovery", "metrics"},
@@ -30,7 +30,9 @@ var arrows = map[string][]string{
 	"proxy/grpcengine":       {"proxy", "proxy/transport", "picker"},
 	"proxy/h2":               {},
 	"proxy/h2/hpack":         {},
-	"proxy/relay":            {"proxy", "proxy/transport", "picker", "metrics", "proxy/h2", "proxy/h2/hpack"},
+	"proxy/relay": {
+		"proxy", "proxy/transport", "picker", "metrics", "proxy/h2", "proxy/h2/hpack", "internal/logsample",
+	},
 
 	// Around them.
 	"configs":      {"discovery", "picker", "internal/strictyaml"},
@@ -41,6 +43,7 @@ var arrows = map[string][]string{
 	// Tools that know nothing of load balancing.
 	"internal/strictyaml": {},
 	"internal/filewatch":  {},
+	"internal/logsample":  {},
 
 	// For tests and the playground; see production.
 	"internal/embedetcd": {},

@@ -17,6 +17,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/lbproxy/lbproxy/internal/logsample"
 	"github.com/lbproxy/lbproxy/metrics"
 	"github.com/lbproxy/lbproxy/picker"
 	"github.com/lbproxy/lbproxy/proxy"
@@ -53,6 +54,7 @@ func New(cfg Config, m *metrics.Metrics, log *zap.Logger) *Engine {
 
 func newEngine(cfg Config, m *metrics.Metrics, log *zap.Logger, newPoller func(*shard) (*poller, error)) *Engine {
 	e := &Engine{}
+	log = log.WithOptions(logsample.First(5, time.Second)) // peers can make much of it happen without end
 	counts := m.Relay(cfg.Workers, cfg.Memory)
 	for i := range cfg.Workers {
 		s := newShard(cfg, i, counts, log)

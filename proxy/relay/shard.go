@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"go.uber.org/zap"
-	"go.uber.org/zap/zapcore"
 
 	"github.com/lbproxy/lbproxy/metrics"
 )
@@ -32,7 +31,7 @@ type shard struct {
 
 func newShard(cfg Config, index int, m *metrics.Relay, log *zap.Logger) *shard {
 	s := &shard{
-		log: log.WithOptions(zap.WrapCore(sampled)), metrics: m, began: time.Now(),
+		log: log, metrics: m, began: time.Now(),
 		awaiting: map[<-chan struct{}]bool{}, closed: make(chan struct{}),
 	}
 	s.core = newCore(cfg, index, m, s)
@@ -51,9 +50,6 @@ func (s *shard) start(newPoller func(*shard) (*poller, error)) {
 	s.poller, s.setAlarm = p, p.alarm.set
 	go p.run() // ends by close, which waits for it
 }
-
-// sampled logs the first few of what peers can make happen without end, in every second.
-func sampled(c zapcore.Core) zapcore.Core { return zapcore.NewSamplerWithOptions(c, time.Second, 5, 0) }
 
 // enter calls into the core, and writes out what comes of it.
 func (s *shard) enter(f func(*core)) {
