@@ -74,7 +74,7 @@ func (e *Engine) Serve(p *proxy.Policy, l net.Listener, service string) error {
 		grpc.MaxHeaderListSize(maxHeaderListSize),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: minPingInterval, PermitWithoutStream: true}),
 		grpc.WaitForHandlers(true),
-		// Whoever is gone without a word is found by the kernel, see [proxy.FindDead], not by grpc-go's pings, beside
+		// Whoever is gone without a word is found by the kernel, see [transport.FindDead], not by grpc-go's pings, beside
 		// which it would set the socket's timeout its own way.
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: math.MaxInt64}),
 	)
@@ -91,7 +91,7 @@ type callers struct{ net.Listener }
 func (l callers) Accept() (net.Conn, error) {
 	c, err := l.Listener.Accept()
 	if err == nil {
-		proxy.FindDead(c)
+		transport.FindDead(c)
 	}
 	return c, err
 }

@@ -1,4 +1,4 @@
-package proxy_test
+package transport_test
 
 import (
 	"net"
@@ -6,7 +6,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/lbproxy/lbproxy/proxy"
+	"github.com/lbproxy/lbproxy/proxy/transport"
 )
 
 // deadPeerOptions are those by which the kernel finds dead peers, in seconds.
@@ -42,12 +42,12 @@ func deadPeerOptionsOf(t *testing.T, c net.Conn) (o deadPeerOptions) {
 // connect returns both ends of a connection to an address of this host, as the proxy has them.
 func connect(t *testing.T, host string) (dialled, accepted net.Conn) {
 	t.Helper()
-	l, err := proxy.Listen(net.JoinHostPort(host, "0"))
+	l, err := transport.Listen(net.JoinHostPort(host, "0"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	if dialled, err = proxy.BackendDialer().Dial("tcp", l.Addr().String()); err != nil {
+	if dialled, err = transport.BackendDialer().Dial("tcp", l.Addr().String()); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { dialled.Close() })
@@ -55,7 +55,7 @@ func connect(t *testing.T, host string) (dialled, accepted net.Conn) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { accepted.Close() })
-	proxy.FindDead(accepted)
+	transport.FindDead(accepted)
 	return dialled, accepted
 }
 
