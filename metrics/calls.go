@@ -58,6 +58,7 @@ type Service struct {
 	m        *Metrics
 	name     string
 	calls    [numCodes][numOrigins]lazyCounter
+	recent   lazyRecent
 	duration prometheus.Observer
 	inFlight prometheus.Gauge
 	retries  prometheus.Counter
@@ -82,15 +83,22 @@ func (s *Service) CallMoved() { s.inFlight.Dec() }
 // CallRetried counts that a call is sent to another endpoint.
 func (s *Service) CallRetried() { s.retries.Inc() }
 
-// CallEnded counts the end of a call that CallStarted counted.
-func (s *Service) CallEnded(code codes.Code, origin Origin, took time.Duration) {
+// CallFailed counts a call that the proxy itself failed, for a reason; CallEnded counts its end.
+func (s *Service) CallFailed(reason string) { s.m.errors.WithLabelValues(s.name, reason).Inc() }
+
+// CallEnded counts the end, now, of a call that CallStarted counted.
+func (s *Service) CallEnded(code codes.Code, origin Origin, took time.Duration, now time.Time) {
 	i := codeIndex(code)
 	s.calls[i][origin].inc(func() prometheus.Counter {
 		return s.m.calls.WithLabelValues(s.name, codeLabel(i), origin.String())
 	})
 	s.duration.Observe(seconds(took))
+	s.recent.count(code, took, now)
 	s.inFlight.Dec()
 }
+
+// Recent is what became of the calls of the last minute; nil if there were none.
+func (s *Service) Recent(now time.Time) *Recent { return s.recent.read(now) }
 
 // Forget ends the series. The handles must not be used afterwards.
 func (s *Service) Forget() {
@@ -104,4 +112,5 @@ func (s *Service) Forget() {
 	s.m.callDuration.DeleteLabelValues(s.name)
 	s.m.callsInFlight.DeleteLabelValues(s.name)
 	s.m.retries.DeleteLabelValues(s.name)
+	s.m.errors.DeletePartialMatch(prometheus.Labels{"service": s.name})
 }

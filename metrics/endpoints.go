@@ -24,6 +24,8 @@ type Endpoint struct {
 	inFlight atomic.Int64
 	waiting  atomic.Int64
 	calls    [numCodes]atomic.Uint64
+	took     atomic.Int64 // by all calls, in nanoseconds
+	recent   lazyRecent
 }
 
 // Endpoint returns the numbers of an endpoint that has joined, which are published until Forget.
@@ -36,11 +38,16 @@ func (m *Metrics) Endpoint(service, addr string) *Endpoint {
 // CallStarted counts a call sent to the endpoint.
 func (e *Endpoint) CallStarted() { e.inFlight.Add(1) }
 
-// CallEnded counts the end of a call that CallStarted counted.
-func (e *Endpoint) CallEnded(code codes.Code) {
+// CallEnded counts the end, now, of a call that CallStarted counted, and what it took since it was sent.
+func (e *Endpoint) CallEnded(code codes.Code, took time.Duration, now time.Time) {
 	e.calls[codeIndex(code)].Add(1)
+	e.took.Add(int64(took))
+	e.recent.count(code, took, now)
 	e.inFlight.Add(-1)
 }
+
+// Recent is what became of the calls of the last minute; nil if there were none.
+func (e *Endpoint) Recent(now time.Time) *Recent { return e.recent.read(now) }
 
 // CallReturned takes back a CallStarted: the endpoint never got the call.
 func (e *Endpoint) CallReturned() { e.inFlight.Add(-1) }
@@ -102,6 +109,8 @@ func (es *endpoints) list() []*Endpoint {
 var (
 	endpointCalls = prometheus.NewDesc("lbproxy_endpoint_calls_total",
 		"Calls ended that had been sent to an endpoint, by gRPC status code.", []string{"service", "endpoint", "code"}, nil)
+	endpointSeconds = prometheus.NewDesc("lbproxy_endpoint_call_seconds_total",
+		"Time that the calls ended took at an endpoint, from when they were sent to it.", []string{"service", "endpoint"}, nil)
 	endpointLoad = prometheus.NewDesc("lbproxy_endpoint_in_flight",
 		"Calls running at an endpoint.", []string{"service", "endpoint"}, nil)
 	endpointWeight = prometheus.NewDesc("lbproxy_endpoint_weight",
@@ -114,7 +123,7 @@ var (
 
 // Describe implements [prometheus.Collector].
 func (es *endpoints) Describe(out chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{endpointCalls, endpointLoad, endpointWeight, endpointReady, endpointQueue} {
+	for _, d := range []*prometheus.Desc{endpointCalls, endpointSeconds, endpointLoad, endpointWeight, endpointReady, endpointQueue} {
 		out <- d
 	}
 }
@@ -135,16 +144,18 @@ func (e *Endpoint) collect(out chan<- prometheus.Metric) {
 	gauge(endpointReady, oneIf(e.ready.Load()))
 	gauge(endpointLoad, e.inFlight.Load())
 	gauge(endpointQueue, e.waiting.Load())
+	counter := func(desc *prometheus.Desc, value float64, labels []*dto.LabelPair) {
+		out <- &sample{desc: desc, labels: labels, counter: &dto.Counter{Value: &value, CreatedTimestamp: timestamppb.New(e.joined)}}
+	}
+	called := false
 	for i := range e.calls {
-		n := e.calls[i].Load()
-		if n == 0 {
-			continue
+		if n := e.calls[i].Load(); n > 0 {
+			counter(endpointCalls, float64(n), append([]*dto.LabelPair{label("code", codeLabel(i))}, labels...))
+			called = true
 		}
-		out <- &sample{
-			desc:    endpointCalls,
-			labels:  append([]*dto.LabelPair{label("code", codeLabel(i))}, labels...),
-			counter: &dto.Counter{Value: new(float64(n)), CreatedTimestamp: timestamppb.New(e.joined)},
-		}
+	}
+	if called {
+		counter(endpointSeconds, seconds(time.Duration(e.took.Load())), labels)
 	}
 }
 

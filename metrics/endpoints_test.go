@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
@@ -13,7 +14,7 @@ import (
 )
 
 var endpointFamilies = []string{
-	"lbproxy_endpoint_calls_total", "lbproxy_endpoint_in_flight", "lbproxy_endpoint_ready",
+	"lbproxy_endpoint_calls_total", "lbproxy_endpoint_call_seconds_total", "lbproxy_endpoint_in_flight", "lbproxy_endpoint_ready",
 	"lbproxy_endpoint_waiting", "lbproxy_endpoint_weight",
 }
 
@@ -26,9 +27,9 @@ func TestAScrapeTellsWhatEndpointsCounted(t *testing.T) {
 	for range 5 {
 		busy.CallStarted()
 	}
-	busy.CallEnded(codes.OK)
-	busy.CallEnded(codes.Unavailable)
-	busy.CallEnded(codes.Code(4711))
+	busy.CallEnded(codes.OK, time.Second, time.Now())
+	busy.CallEnded(codes.Unavailable, 2*time.Second, time.Now())
+	busy.CallEnded(codes.Code(4711), time.Second/4, time.Now())
 	busy.CallReturned()
 	busy.CallQueued()
 	idle.SetWeight(1)
@@ -42,6 +43,9 @@ func TestAScrapeTellsWhatEndpointsCounted(t *testing.T) {
 lbproxy_endpoint_calls_total{code="OK",endpoint="10.0.0.7:1001",service="hello"} 1
 lbproxy_endpoint_calls_total{code="Unavailable",endpoint="10.0.0.7:1001",service="hello"} 1
 lbproxy_endpoint_calls_total{code="other",endpoint="10.0.0.7:1001",service="hello"} 1
+# HELP lbproxy_endpoint_call_seconds_total Time that the calls ended took at an endpoint, from when they were sent to it.
+# TYPE lbproxy_endpoint_call_seconds_total counter
+lbproxy_endpoint_call_seconds_total{endpoint="10.0.0.7:1001",service="hello"} 3.25
 # HELP lbproxy_endpoint_in_flight Calls running at an endpoint.
 # TYPE lbproxy_endpoint_in_flight gauge
 lbproxy_endpoint_in_flight{endpoint="10.0.0.7:1001",service="hello"} 1
@@ -101,10 +105,11 @@ func BenchmarkEndpointJoins(b *testing.B) {
 
 func BenchmarkEndpointCounts(b *testing.B) {
 	e := metrics.New(prometheus.NewRegistry(), "test").Endpoint("hello", "10.0.0.7:1001")
+	now := time.Now()
 	b.ReportAllocs()
 	for b.Loop() {
 		e.CallStarted()
-		e.CallEnded(codes.OK)
+		e.CallEnded(codes.OK, 3*time.Millisecond, now)
 	}
 }
 
@@ -112,11 +117,11 @@ func BenchmarkScrape(b *testing.B) {
 	for _, n := range []int{10, 10_000} {
 		b.Run(fmt.Sprint(n), func(b *testing.B) {
 			reg := prometheus.NewRegistry()
-			m := metrics.New(reg, "test")
+			m, now := metrics.New(reg, "test"), time.Now()
 			for i := range n {
 				e := m.Endpoint("hello", fmt.Sprint(i))
 				e.CallStarted()
-				e.CallEnded(codes.OK)
+				e.CallEnded(codes.OK, 3*time.Millisecond, now)
 			}
 			b.ReportAllocs()
 			for b.Loop() {

@@ -66,7 +66,7 @@ func New(reg prometheus.Registerer, version string) *Metrics {
 		errors: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "lbproxy_errors_total",
 			Help: "Calls that the proxy itself failed, by the reason it gave in the trailer lbproxy-error.",
-		}, []string{"reason"}),
+		}, []string{"service", "reason"}),
 		configReloads: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "lbproxy_config_reloads_total",
 			Help: "Attempts to reload the configuration, by result: applied or rejected.",
@@ -90,9 +90,6 @@ func New(reg prometheus.Registerer, version string) *Metrics {
 	m.configReloads.WithLabelValues(reloadRejected)
 	return m
 }
-
-// Error counts a call that the proxy itself failed.
-func (m *Metrics) Error(reason string) { m.errors.WithLabelValues(reason).Inc() }
 
 // ConfigReloaded counts an attempt to reload the configuration.
 func (m *Metrics) ConfigReloaded(err error) {

@@ -14,17 +14,17 @@ import (
 func everySeries(m *metrics.Metrics) (*metrics.Service, *metrics.Endpoint, *metrics.Watch) {
 	s := m.Service("hello")
 	s.CallStarted()
-	s.CallEnded(codes.OK, metrics.FromBackend, time.Millisecond)
+	s.CallEnded(codes.OK, metrics.FromBackend, time.Millisecond, time.Now())
 	e := m.Endpoint("hello", "10.0.0.7:1001")
 	e.SetWeight(10)
 	e.SetReady(true)
 	e.CallStarted()
-	e.CallEnded(codes.Code(4711))
+	e.CallEnded(codes.Code(4711), time.Millisecond, time.Now())
 	w := m.Watch("hello")
 	w.SetInstances(1)
 	w.Confirmed(7)
 	w.Relisted(metrics.RelistStart)
-	m.Error("no_route")
+	s.CallFailed("no_route")
 	m.ConfigReloaded(nil)
 	return s, e, w
 }
@@ -46,7 +46,8 @@ func TestSeriesVanishWithTheirOwner(t *testing.T) {
 	s, e, w := everySeries(metrics.New(reg, "test"))
 	owned := []string{
 		"lbproxy_calls_total", "lbproxy_call_duration_seconds", "lbproxy_calls_in_flight",
-		"lbproxy_endpoint_calls_total", "lbproxy_endpoint_in_flight", "lbproxy_endpoint_weight",
+		"lbproxy_errors_total",
+		"lbproxy_endpoint_calls_total", "lbproxy_endpoint_call_seconds_total", "lbproxy_endpoint_in_flight", "lbproxy_endpoint_weight",
 		"lbproxy_endpoint_ready", "lbproxy_discovery_instances",
 	}
 	for _, name := range owned {
@@ -91,8 +92,8 @@ func TestCountingACallAllocatesNothing(t *testing.T) {
 	call := func() {
 		s.CallStarted()
 		e.CallStarted()
-		e.CallEnded(codes.OK)
-		s.CallEnded(codes.OK, metrics.FromBackend, time.Millisecond)
+		e.CallEnded(codes.OK, time.Millisecond, time.Now())
+		s.CallEnded(codes.OK, metrics.FromBackend, time.Millisecond, time.Now())
 	}
 	call()
 	if n := testing.AllocsPerRun(100, call); n != 0 {

@@ -64,6 +64,7 @@ type Endpoint struct {
 	state    State
 	since    time.Time // when state became what it is
 	lastErr  error
+	erred    time.Time // when lastErr came
 }
 
 // Addr is the address to dial.
@@ -83,9 +84,9 @@ func (e *Endpoint) acquire() bool {
 	return true
 }
 
-// End ends a call that was sent to the endpoint, with the status the caller got.
-func (e *Endpoint) End(code codes.Code) {
-	e.metrics.CallEnded(code)
+// End ends a call that was sent to the endpoint, now, with the status the caller got and the time it took there.
+func (e *Endpoint) End(code codes.Code, took time.Duration, now time.Time) {
+	e.metrics.CallEnded(code, took, now)
 	e.release(call)
 }
 
@@ -112,7 +113,7 @@ func (e *Endpoint) release(n int64) {
 func (e *Endpoint) SetState(state State, cause error) {
 	e.pool.change(func() bool {
 		if cause != nil {
-			e.lastErr = cause
+			e.lastErr, e.erred = cause, time.Now()
 		}
 		if state == e.state {
 			return false

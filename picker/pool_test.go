@@ -91,7 +91,7 @@ func (b *bench) call(t testing.TB) string {
 	if e == nil {
 		t.Fatal("nothing to pick")
 	}
-	e.End(codes.OK)
+	e.End(codes.OK, 0, time.Now())
 	return e.Addr()
 }
 
@@ -175,7 +175,7 @@ func TestVersionLimitsThePick(t *testing.T) {
 		if e.Addr() != addr(0) {
 			t.Fatalf("picked %s for version 1.0.0", e.Addr())
 		}
-		e.End(codes.OK)
+		e.End(codes.OK, 0, time.Now())
 	}
 	if b.Current().Pick("3.0.0") != nil {
 		t.Error("picked an endpoint of another version")
@@ -197,7 +197,7 @@ func TestAnEndpointThatLeavesFinishesItsCalls(t *testing.T) {
 	if c.closes != 0 {
 		t.Fatal("closed with a call running")
 	}
-	e.End(codes.OK)
+	e.End(codes.OK, 0, time.Now())
 	<-c.closed
 	b.Close()
 	if got := b.Status().Instances; len(got) != 0 {
@@ -218,12 +218,12 @@ func TestAnEndpointThatComesBackWhileItDrainsWasNeverAway(t *testing.T) {
 	if got := b.Current().Pick(""); got != e || c.closes != 0 {
 		t.Errorf("picked %v after %d closes, want the same endpoint on its old connection", got, c.closes)
 	} else {
-		got.End(codes.OK)
+		got.End(codes.OK, 0, time.Now())
 	}
 	if c.resets != 1 {
 		t.Errorf("%d resets for a new registration, want 1", c.resets)
 	}
-	e.End(codes.OK)
+	e.End(codes.OK, 0, time.Now())
 	if c.closes != 0 {
 		t.Error("closed a member at the end of a call")
 	}
@@ -265,10 +265,39 @@ func TestStatusTellsTheLastError(t *testing.T) {
 	b.conns[addr(0)].endpoint.SetState(picker.Ready, nil)
 	got := b.Status()
 	want := picker.Status{Policy: "round_robin", Synced: true, Instances: []picker.EndpointStatus{{
-		Addr: addr(0), Weight: 7, State: "ready", LastError: "connection refused", Since: got.Instances[0].Since,
+		Addr: addr(0), Weight: 7, State: "ready", Since: got.Instances[0].Since,
+		LastError: "connection refused", LastErrorAt: got.Instances[0].LastErrorAt,
 	}}}
 	if diff := cmp.Diff(got, want); diff != "" {
 		t.Errorf("status (-got +want):\n%s", diff)
+	}
+	if at := got.Instances[0].LastErrorAt; at.IsZero() || at.After(got.Instances[0].Since) {
+		t.Errorf("the error is of %v, want a time before it was ready, %v", at, got.Instances[0].Since)
+	}
+	b.Close()
+}
+
+func TestStatusTellsWhatBecameOfCalls(t *testing.T) {
+	b := ready(picker.RoundRobin, weights(1, 1, 1))
+	good, bad, unused := b.Current().Pick(""), b.Current().Pick(""), b.Current().Pick("")
+	good.End(codes.OK, 10*time.Millisecond, time.Now())
+	bad.End(codes.Unavailable, time.Second, time.Now())
+	unused.Return()
+	for _, in := range b.Status().Instances {
+		switch in.Addr {
+		case good.Addr():
+			if in.Recent == nil || in.Recent.ErrorShare != 0 || in.Recent.P99Seconds > 0.02 {
+				t.Errorf("of a call that went well: %+v", in.Recent)
+			}
+		case bad.Addr():
+			if in.Recent == nil || in.Recent.ErrorShare != 1 || in.Recent.P99Seconds < 0.8 {
+				t.Errorf("of a call that failed after a second: %+v", in.Recent)
+			}
+		case unused.Addr():
+			if in.Recent != nil {
+				t.Errorf("without a call: %+v", in.Recent)
+			}
+		}
 	}
 	b.Close()
 }
@@ -324,7 +353,7 @@ func TestChangesUnderLoad(t *testing.T) {
 						t.Error("picked a closed endpoint")
 					default:
 					}
-					e.End(codes.OK)
+					e.End(codes.OK, 0, time.Now())
 				}
 			}
 		})

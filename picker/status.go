@@ -4,6 +4,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/lbproxy/lbproxy/metrics"
 )
 
 // Status is a pool as people see it.
@@ -35,22 +37,36 @@ type EndpointStatus struct {
 	Since          time.Time `json:"since"`
 	InFlight       uint64    `json:"in_flight"`
 	Calls          uint64    `json:"calls"`
-	LastError      string    `json:"last_error,omitempty"`
+
+	Recent      *metrics.Recent `json:"recent,omitempty"` // of the calls of the last minute, if there were any
+	LastError   string          `json:"last_error,omitempty"`
+	LastErrorAt time.Time       `json:"last_error_at,omitzero"`
 }
 
 // Status describes the pool and all its endpoints, sorted by address.
 func (p *Pool) Status() Status {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	s := Status{Policy: p.policyName, Synced: p.synced, Revision: p.revision, Instances: []EndpointStatus{}}
-	for _, e := range p.endpoints {
-		s.Instances = append(s.Instances, e.status())
+	s, series := p.status()
+	now := time.Now()
+	for i := range s.Instances {
+		s.Instances[i].Recent = series[i].Recent(now)
 	}
 	for _, entry := range p.poisoned {
 		s.Poisoned = append(s.Poisoned, PoisonedStatus(entry))
 	}
 	slices.SortFunc(s.Instances, func(a, b EndpointStatus) int { return strings.Compare(a.Addr, b.Addr) })
 	return s
+}
+
+// status is Status without what takes long for many endpoints, and the series that it is read from.
+func (p *Pool) status() (s Status, series []*metrics.Endpoint) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	s = Status{Policy: p.policyName, Synced: p.synced, Revision: p.revision, Instances: []EndpointStatus{}}
+	for _, e := range p.endpoints {
+		s.Instances = append(s.Instances, e.status())
+		series = append(series, e.metrics)
+	}
+	return s, series
 }
 
 func (e *Endpoint) status() EndpointStatus {
@@ -70,7 +86,7 @@ func (e *Endpoint) status() EndpointStatus {
 		s.State = "draining"
 	}
 	if e.lastErr != nil {
-		s.LastError = e.lastErr.Error()
+		s.LastError, s.LastErrorAt = e.lastErr.Error(), e.erred
 	}
 	return s
 }

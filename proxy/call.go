@@ -40,6 +40,7 @@ type Call struct {
 	version  string
 	start    time.Time
 	endpoint *picker.Endpoint
+	asked    time.Time // when an endpoint was asked for last
 }
 
 // Begin routes the call. The call must be ended even when it fails.
@@ -77,6 +78,11 @@ func (c *Call) TryPick() (again <-chan struct{}, _ *Error) {
 	g := c.service.pool.Current()
 	if c.metrics == c.policy.nowhere {
 		c.move(c.service.seriesOr(c.policy.nowhere))
+	}
+	if c.asked.IsZero() {
+		c.asked = c.start // just now: a call is picked for as soon as it has begun
+	} else {
+		c.asked = time.Now()
 	}
 	if c.endpoint = g.Pick(c.version); c.endpoint != nil {
 		return nil, nil
@@ -175,7 +181,7 @@ func (c *Call) End(code codes.Code) { c.end(code, metrics.FromBackend) }
 
 // Fail ends the call with a status of the proxy's own.
 func (c *Call) Fail(err *Error) {
-	c.policy.metrics.Error(string(err.Reason))
+	c.metrics.CallFailed(string(err.Reason))
 	c.end(err.Code, metrics.FromProxy)
 }
 
@@ -183,10 +189,11 @@ func (c *Call) Fail(err *Error) {
 func (c *Call) Cancel() { c.end(codes.Canceled, metrics.FromProxy) }
 
 func (c *Call) end(code codes.Code, origin metrics.Origin) {
+	now := time.Now()
 	if c.endpoint != nil {
-		c.endpoint.End(code)
+		c.endpoint.End(code, now.Sub(c.asked), now)
 	}
-	c.metrics.CallEnded(code, origin, time.Since(c.start))
+	c.metrics.CallEnded(code, origin, now.Sub(c.start), now)
 	if c.service != nil {
 		c.service.leave()
 	}

@@ -63,6 +63,9 @@ func TestWhyACallCannotBeSent(t *testing.T) {
 				if got := testutil.CollectAndCount(b.reg, "lbproxy_errors_total"); got != 1 {
 					t.Errorf("%d reasons counted, want 1", got)
 				}
+				if s, _ := b.services.ServiceStatus("hello"); s.Recent == nil || s.Recent.ErrorShare != 1 {
+					t.Errorf("recent calls %+v, want an error share of 1", s.Recent)
+				}
 			})
 		})
 	}
@@ -95,6 +98,36 @@ func TestACallWaitsForAnEndpointToConnect(t *testing.T) {
 			t.Errorf("picked %s", got)
 		}
 		c.End(codes.OK)
+	})
+}
+
+// How long a call has waited for an instance is not that instance's time.
+func TestAnInstanceIsJudgedByItsOwnTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t)
+		b.services.Configure(map[string]proxy.ServiceConfig{"hello": {Policy: picker.Random, WaitTimeout: time.Second}})
+		for _, waits := range []time.Duration{800 * time.Millisecond, 0} {
+			c := b.call(t, toHello)
+			picked := make(chan error)
+			go func() { picked <- c.Pick(t.Context()) }()
+			time.Sleep(waits)
+			if waits > 0 {
+				b.source.publish("hello", instance("10.0.0.1:1", ""))
+				b.connect("10.0.0.1:1")
+			}
+			if err := <-picked; err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(20 * time.Millisecond)
+			c.End(codes.OK)
+		}
+		s, _ := b.services.ServiceStatus("hello")
+		if s.Recent == nil || s.Recent.P99Seconds < 0.7 {
+			t.Errorf("the service's recent calls are %+v, want a p99 of 0.82 s", s.Recent)
+		}
+		if in := s.Instances[0]; in.Recent == nil || in.Recent.P99Seconds > 0.023 {
+			t.Errorf("the instance's recent calls are %+v, want a p99 of 0.02 s", in.Recent)
+		}
 	})
 }
 

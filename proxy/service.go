@@ -151,6 +151,8 @@ type ServiceStatus struct {
 	InFlight    int64  `json:"in_flight"`
 	Calls       uint64 `json:"calls"`
 	RegistryStatus
+	// Recent is of the calls of the last minute, if there were any: those too that reached no instance.
+	Recent *metrics.Recent `json:"recent,omitempty"`
 	picker.Status
 }
 
@@ -193,7 +195,7 @@ func (d *Directory) ServiceStatus(name string) (ServiceStatus, bool) {
 
 func (d *Directory) status(s *service) ServiceStatus {
 	cfg := s.config.Load()
-	return ServiceStatus{
+	status := ServiceStatus{
 		RegistryStatus: registryStatus(s.pool.Current(), d.standing(s.name)),
 
 		Service:     s.name,
@@ -204,6 +206,10 @@ func (d *Directory) status(s *service) ServiceStatus {
 		Calls:       s.entered.Load(),
 		Status:      s.pool.Status(),
 	}
+	if series := s.series.Load(); series != nil {
+		status.Recent = series.Recent(time.Now())
+	}
+	return status
 }
 
 func registryStatus(g *picker.Generation, standing discovery.Standing) RegistryStatus {

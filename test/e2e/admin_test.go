@@ -16,6 +16,18 @@ import (
 	"github.com/lbproxy/lbproxy/proxy"
 )
 
+// mustTellOfRecentCalls checks what is said of three calls that have just gone well, and takes it out.
+func mustTellOfRecentCalls(t *testing.T, s map[string]any) {
+	t.Helper()
+	recent, _ := s["recent"].(map[string]any)
+	rate, _ := recent["calls_per_second"].(float64)
+	p99, _ := recent["p99_seconds"].(float64)
+	if len(recent) != 3 || rate <= 0 || rate > 3 || recent["error_share"] != 0. || p99 <= 0 || p99 > patience.Seconds() {
+		t.Errorf("recent = %v, want three good calls", recent)
+	}
+	delete(s, "recent")
+}
+
 // What people and scripts find on /services.
 func TestServicesPage(t *testing.T) {
 	onEveryEngine(t, func(t *testing.T, w *world) {
@@ -57,8 +69,12 @@ func TestServicesPage(t *testing.T) {
 				t.Errorf("the registry confirmed %v %v s ago", s["service"], s["confirmed"])
 			}
 			delete(s, "confirmed")
+			if s["service"] == "hello" {
+				mustTellOfRecentCalls(t, s)
+			}
 			for _, in := range s["instances"].([]any) {
 				in := in.(map[string]any)
+				mustTellOfRecentCalls(t, in)
 				since, err := time.Parse(time.RFC3339Nano, fmt.Sprint(in["since"]))
 				if err != nil || time.Since(since) > patience || time.Since(since) < 0 {
 					t.Errorf("since = %v, %v", in["since"], err)
@@ -234,7 +250,7 @@ func TestMetrics(t *testing.T) {
 			fmt.Sprintf(`lbproxy_endpoint_weight{endpoint=%q,service="hello"}`, drained.addr):           0,
 			fmt.Sprintf(`lbproxy_endpoint_ready{endpoint=%q,service="hello"}`, in.addr):                 1,
 			fmt.Sprintf(`lbproxy_endpoint_in_flight{endpoint=%q,service="hello"}`, drained.addr):        0,
-			`lbproxy_errors_total{reason="no_route"}`:                                                   1,
+			`lbproxy_errors_total{reason="no_route",service="_unknown"}`:                                1,
 			`lbproxy_discovery_instances{service="hello"}`:                                              2,
 			`lbproxy_discovery_relists_total{cause="start"}`:                                            1,
 			`lbproxy_discovery_poisoned_total`:                                                          1,

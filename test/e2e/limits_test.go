@@ -426,7 +426,13 @@ func (p *process) seen(t *testing.T, service string) (n float64) {
 func (p *process) failed(t *testing.T, why proxy.Reason) float64 {
 	t.Helper()
 	_, page := get(t, "http://"+p.admin+"/metrics")
-	return parseMetrics(t, page)[fmt.Sprintf("lbproxy_errors_total{reason=%q}", why)]
+	total := 0.0
+	for series, n := range parseMetrics(t, page) {
+		if strings.HasPrefix(series, fmt.Sprintf("lbproxy_errors_total{reason=%q,", why)) {
+			total += n
+		}
+	}
+	return total
 }
 
 // mustNotHaveGrown fails the test if the process has taken more than calls may have it hold.

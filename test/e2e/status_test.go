@@ -52,7 +52,7 @@ func (p *lbproxy) mustCount(want failure) {
 		service = "hello"
 	}
 	calls := fmt.Sprintf(`lbproxy_calls_total{code=%q,origin="proxy",service=%q}`, want.code, service)
-	errors := fmt.Sprintf(`lbproxy_errors_total{reason=%q}`, want.reason)
+	errors := fmt.Sprintf(`lbproxy_errors_total{reason=%q,service=%q}`, want.reason, service)
 	await(p.t, fmt.Sprintf("%s and %s in the metrics", calls, errors), func() bool {
 		m := p.metrics()
 		return m[calls] == 1 && m[errors] == 1
