@@ -2,6 +2,7 @@ package discovery
 
 import (
 	"errors"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -15,6 +16,10 @@ type table struct {
 	prefix  string        // of the service's keys
 	keep    time.Duration // how long the good value of an entry outlives its being poisoned
 	entries map[string]entry
+	faulty  map[string]struct{} // keys of entries that are poisoned now
+
+	sorted  []Instance          // what instances returned last; never modified
+	touched map[string]struct{} // addresses of which sorted may be wrong by now
 }
 
 // An entry is what is known of one key.
@@ -36,7 +41,11 @@ type fault struct {
 }
 
 func newTable(service, prefix string, keep time.Duration) *table {
-	return &table{service: service, prefix: prefix, keep: keep, entries: map[string]entry{}}
+	return &table{
+		service: service, prefix: prefix, keep: keep,
+		entries: map[string]entry{}, faulty: map[string]struct{}{},
+		sorted: []Instance{}, touched: map[string]struct{}{},
+	}
 }
 
 // put applies an event that wrote kv. A nil fault is none.
@@ -51,7 +60,19 @@ func (t *table) put(kv *mvccpb.KeyValue, now time.Time) *fault {
 // delete applies an event that deleted key at a revision.
 func (t *table) delete(key string, revision int64) {
 	if t.entries[key].modRevision < revision {
-		delete(t.entries, key)
+		t.remove(key)
+	}
+}
+
+func (t *table) remove(key string) {
+	t.touch(t.entries[key])
+	delete(t.entries, key)
+	delete(t.faulty, key)
+}
+
+func (t *table) touch(e entry) {
+	if e.instance.Addr != "" {
+		t.touched[e.instance.Addr] = struct{}{}
 	}
 }
 
@@ -71,7 +92,7 @@ func (t *table) replace(kvs []*mvccpb.KeyValue, now time.Time) []fault {
 	}
 	for key := range t.entries {
 		if _, ok := found[key]; !ok {
-			delete(t.entries, key)
+			t.remove(key)
 		}
 	}
 	return faults
@@ -107,6 +128,13 @@ func (t *table) set(key string, kv *mvccpb.KeyValue, now time.Time) *fault {
 		f.kept = e.usable(now)
 	}
 	t.entries[key] = e
+	t.touch(old)
+	t.touch(e)
+	if e.fault != nil {
+		t.faulty[key] = struct{}{}
+	} else {
+		delete(t.faulty, key)
+	}
 	if f.err == nil && f.mismatch == "" {
 		return nil
 	}
@@ -114,29 +142,57 @@ func (t *table) set(key string, kv *mvccpb.KeyValue, now time.Time) *fault {
 }
 
 // instances returns what a snapshot holds at now, and when the next poisoned entry's last good value runs out;
-// zero if there is none.
+// zero if there is none. It costs a copy of the last one, and sorting what has changed since.
 func (t *table) instances(now time.Time) ([]Instance, time.Time) {
 	var next time.Time
-	all := make([]Instance, 0, len(t.entries))
-	for _, e := range t.entries {
-		if !e.usable(now) {
-			continue
-		}
-		all = append(all, e.instance)
-		if !e.until.IsZero() && (next.IsZero() || e.until.Before(next)) {
+	for key := range t.faulty {
+		e := t.entries[key]
+		t.touch(e) // what is kept of it runs out without another event
+		if e.usable(now) && (next.IsZero() || e.until.Before(next)) {
 			next = e.until
 		}
 	}
-	return sortUnique(all), next
+	if len(t.touched) == 0 {
+		return t.sorted, next
+	}
+	var changed []Instance
+	for _, e := range t.entries {
+		if _, ok := t.touched[e.instance.Addr]; ok && e.usable(now) {
+			changed = append(changed, e.instance)
+		}
+	}
+	t.sorted = splice(t.sorted, slices.Sorted(maps.Keys(t.touched)), sortUnique(changed))
+	t.touched = map[string]struct{}{} // not cleared: after the first list it is as large as the service
+	return t.sorted, next
+}
+
+// splice returns a copy of old in which changed has taken the place of what was at addrs. All are sorted, and
+// changed is at no other address.
+func splice(old []Instance, addrs []string, changed []Instance) []Instance {
+	all := make([]Instance, 0, len(old)+len(changed))
+	for _, addr := range addrs {
+		i, found := slices.BinarySearchFunc(old, addr, func(in Instance, addr string) int {
+			return strings.Compare(in.Addr, addr)
+		})
+		all = append(all, old[:i]...)
+		if found {
+			i++
+		}
+		old = old[i:]
+		if len(changed) > 0 && changed[0].Addr == addr {
+			all = append(all, changed[0])
+			changed = changed[1:]
+		}
+	}
+	return append(all, old...)
 }
 
 // poisoned returns the entries that cannot be used, sorted by key; nil if there are none.
 func (t *table) poisoned() []Poisoned {
 	var all []Poisoned
-	for key, e := range t.entries {
-		if e.fault != nil {
-			all = append(all, Poisoned{Key: key, Revision: e.modRevision, Fault: faultOf(e.fault)})
-		}
+	for key := range t.faulty {
+		e := t.entries[key]
+		all = append(all, Poisoned{Key: key, Revision: e.modRevision, Fault: faultOf(e.fault)})
 	}
 	slices.SortFunc(all, func(a, b Poisoned) int { return strings.Compare(a.Key, b.Key) })
 	return all

@@ -2,6 +2,9 @@ package discovery
 
 import (
 	"fmt"
+	"maps"
+	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -147,5 +150,102 @@ func TestTableEquals(t *testing.T) {
 		if got := tb.equals(tc.list); got != tc.want {
 			t.Errorf("%s: equals is %t, want %t", tc.name, got, tc.want)
 		}
+	}
+}
+
+// A table follows events by changing what it had; whatever came in whatever order, that is what one would make of
+// its entries anew. What it returned before stays as it was.
+func TestTableFollowsEveryChange(t *testing.T) {
+	const keep = 10 * time.Second
+	random := rand.New(rand.NewPCG(1, 2))
+	tb := newTable("user", "/user/", keep)
+	now, revision := time.Unix(1000, 0), int64(0)
+	values := []string{`{}`, `{"weight":2}`, `{"weight":3}`, `{`}
+	key := func() string { // of one address there are keys with and without versions
+		return []string{"", "1/", "2/"}[random.IntN(3)] + fmt.Sprintf("h%d:1", random.IntN(8))
+	}
+	write := func() *mvccpb.KeyValue {
+		k := key()
+		revision++
+		created := tb.entries["/user/"+k].createRevision
+		if created == 0 || random.IntN(3) == 0 {
+			created = revision
+		}
+		return kv(k, values[random.IntN(len(values))], created, revision)
+	}
+	var last, lastWas []Instance
+	for range 20_000 {
+		switch random.IntN(20) {
+		case 0:
+			listed := map[string]*mvccpb.KeyValue{}
+			for range random.IntN(12) {
+				kv := write()
+				listed[string(kv.Key)] = kv
+			}
+			tb.replace(slices.Collect(maps.Values(listed)), now)
+		case 1, 2, 3, 4, 5:
+			revision++
+			tb.delete("/user/"+key(), revision)
+		case 6:
+			now = now.Add(time.Duration(random.IntN(int(keep))))
+		default:
+			tb.put(write(), now)
+		}
+		if random.IntN(3) > 0 {
+			continue // several changes may come before one snapshot
+		}
+		var want []Instance
+		var wantNext time.Time
+		poisoned := 0
+		for _, e := range tb.entries {
+			if e.fault != nil {
+				poisoned++
+			}
+			if !e.usable(now) {
+				continue
+			}
+			want = append(want, e.instance)
+			if !e.until.IsZero() && (wantNext.IsZero() || e.until.Before(wantNext)) {
+				wantNext = e.until
+			}
+		}
+		got, next := tb.instances(now)
+		if want = sortUnique(want); !slices.Equal(got, want) || !next.Equal(wantNext) {
+			t.Fatalf("instances at %v are\n%+v until %v, want\n%+v until %v", now, got, next, want, wantNext)
+		}
+		if n := len(tb.poisoned()); n != poisoned {
+			t.Fatalf("%d poisoned entries, want %d", n, poisoned)
+		}
+		if !slices.Equal(last, lastWas) {
+			t.Fatalf("an earlier snapshot has become\n%+v, it was\n%+v", last, lastWas)
+		}
+		last, lastWas = got, slices.Clone(got)
+	}
+}
+
+// BenchmarkTableOneEvent is what a change of one of many instances costs until its snapshot.
+func BenchmarkTableOneEvent(b *testing.B) {
+	for _, n := range []int{10, 1000, 10_000} {
+		b.Run(fmt.Sprint(n), func(b *testing.B) {
+			tb := newTable("user", "/user/", time.Minute)
+			var listed []*mvccpb.KeyValue
+			for i := range n {
+				listed = append(listed, kv(fmt.Sprintf("1.0.0/10.%d.%d.%d:1001", i>>16, i>>8&0xff, i&0xff), `{"weight":7}`, 1, 1))
+			}
+			now := time.Unix(1000, 0)
+			tb.replace(listed, now)
+			published, _ := tb.instances(now)
+			b.ReportAllocs()
+			for i := int64(2); b.Loop(); i++ {
+				change := kv("", fmt.Sprintf(`{"weight":%d}`, i&1), 1, i)
+				change.Key = listed[n/2].Key
+				tb.put(change, now)
+				instances, _ := tb.instances(now)
+				if slices.Equal(instances, published) {
+					b.Fatal("nothing has changed")
+				}
+				published = instances
+			}
+		})
 	}
 }
