@@ -4,7 +4,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"go.uber.org/zap"
 	"google.golang.org/grpc/codes"
 
 	"github.com/lbproxy/lbproxy/discovery"
@@ -35,9 +34,10 @@ func (s State) String() string {
 // A Conn is an engine's connection to one endpoint, or several of them. It connects on its own, again and
 // again, and tells the endpoint by SetState how it stands. None of its methods may block.
 type Conn interface {
-	// Reset says that the instance has been registered anew: whatever kept the connection from being
-	// made may be over, so it is tried again at once.
-	Reset()
+	// Renew says that the instance has been registered anew, so that another process may be behind its address.
+	// Whatever kept a connection from being made may be over: it is tried again at once. One that there is may
+	// lead nowhere: calls go to a new one as soon as there is one, and the old one ends with its last call.
+	Renew()
 	// Close is called once, when the endpoint has left its service and its last call has ended.
 	Close()
 }
@@ -55,16 +55,24 @@ type Endpoint struct {
 	conn    Conn
 	metrics *metrics.Endpoint
 
-	refs  *refs
-	calls atomic.Uint64
+	refs    *refs
+	calls   atomic.Uint64
+	failure atomic.Pointer[failure] // the last; nil if there was none. SetState stores it
 
 	// Protected by pool.mu:
 	instance discovery.Instance
-	leaving  bool // not a member any more, but calls still run
+	newest   int64 // the create revision of the newest registration that the connection is for
+	leaving  bool  // not a member any more, but calls still run
 	state    State
 	since    time.Time // when state became what it is
-	lastErr  error
-	erred    time.Time // when lastErr came
+	log      stateLog
+}
+
+// failure is why an endpoint was not, or not as it should be, connected.
+type failure struct {
+	err   error
+	state State // of the endpoint then
+	at    time.Time
 }
 
 // Addr is the address to dial.
@@ -109,32 +117,28 @@ func (e *Endpoint) release(n int64) {
 	}
 }
 
-// SetState is how the engine tells what became of its connection. Cause says why it failed.
+// SetState is how the engine tells what became of its connection. Cause says why it failed; one that is ready may have
+// failed to get a new connection in the old one's place.
 func (e *Endpoint) SetState(state State, cause error) {
 	e.pool.change(func() bool {
+		now := time.Now()
 		if cause != nil {
-			e.lastErr, e.erred = cause, time.Now()
+			e.failure.Store(&failure{cause, state, now})
+			e.pool.failures.Add(1)
 		}
-		if state == e.state {
-			return false
+		before, wasReady := now.Sub(e.since), e.state == Ready
+		changed := state != e.state
+		if changed {
+			e.state, e.since = state, now
+			e.metrics.SetReady(state == Ready)
 		}
-		e.state, e.since = state, time.Now()
-		e.metrics.SetReady(state == Ready)
-		if !e.leaving { // the connection of one that leaves is expected to end
+		if !wasReady {
+			before = 0
+		}
+		// The connection of one that leaves is expected to end.
+		if (changed || cause != nil) && !e.leaving && e.log.told(state, cause, before, now) {
 			e.logState(cause)
 		}
-		return true
+		return changed
 	})
-}
-
-func (e *Endpoint) logState(cause error) {
-	log := e.pool.log.With(zap.String("endpoint", e.addr))
-	switch e.state {
-	case Ready:
-		log.Info("endpoint is ready")
-	case Failed:
-		log.Warn("endpoint cannot be reached", zap.Error(cause))
-	default:
-		log.Info("endpoint has lost its connection and connects again", zap.Error(cause))
-	}
 }

@@ -1,6 +1,12 @@
 package picker
 
-import "github.com/lbproxy/lbproxy/discovery"
+import (
+	"fmt"
+	"strings"
+	"sync/atomic"
+
+	"github.com/lbproxy/lbproxy/discovery"
+)
 
 // A Generation is what can be picked from between one change of a pool and the next. It is immutable.
 type Generation struct {
@@ -22,6 +28,11 @@ func (g *Generation) Registered() bool { return g.Known || len(g.Poisoned) > 0 }
 type group struct {
 	Availability
 	picker picker // nil when none is ready
+
+	// When none is ready:
+	unready  []*Endpoint // those that serve
+	failures *atomic.Uint64
+	last     *atomic.Pointer[lastErrors]
 }
 
 // Availability is what a call may choose from.
@@ -29,8 +40,6 @@ type Availability struct {
 	Instances int // registered
 	Serving   int // of those, the ones that take new calls: their weight is not 0
 	Ready     int // of those, the ones that are connected
-	// LastError says for one of the endpoints that could not be reached why, when none is ready.
-	LastError string
 }
 
 // Pick returns the endpoint for one call, which the caller must give back by End or Return. Version limits
@@ -55,6 +64,46 @@ func (g *Generation) Available(version string) Availability { return g.group(ver
 
 // Changed is closed when another generation has taken this one's place.
 func (g *Generation) Changed() <-chan struct{} { return g.changed }
+
+// lastErrors is what LastErrors has found.
+type lastErrors struct {
+	failures uint64 // of the pool, before
+	text     string
+}
+
+// LastErrors says, when no endpoint is ready, for the one that failed last why, and for the one that lost its connection
+// last and has not failed yet. It is empty if there is nothing to say.
+func (g *Generation) LastErrors(version string) string {
+	group := g.group(version)
+	if group.last == nil {
+		return ""
+	}
+	failures := group.failures.Load()
+	found := group.last.Load()
+	if found == nil || found.failures != failures { // in an outage many calls ask, of many endpoints
+		found = &lastErrors{failures, lastOf(group.unready)}
+		group.last.Store(found)
+	}
+	return found.text
+}
+
+func lastOf(endpoints []*Endpoint) string {
+	var last [Failed + 1]*failure
+	var of [Failed + 1]*Endpoint
+	for _, e := range endpoints {
+		if f := e.failure.Load(); f != nil && (last[f.state] == nil || f.at.After(last[f.state].at)) {
+			last[f.state], of[f.state] = f, e
+		}
+	}
+	var texts []string
+	if f := last[Failed]; f != nil {
+		texts = append(texts, fmt.Sprintf("%s: %v", of[Failed].addr, f.err))
+	}
+	if f := last[Connecting]; f != nil {
+		texts = append(texts, fmt.Sprintf("%s, connecting again: %v", of[Connecting].addr, f.err))
+	}
+	return strings.Join(texts, "; ")
+}
 
 func (g *Generation) group(version string) group {
 	if version == "" {
@@ -87,24 +136,21 @@ func (p *Pool) generation(prev *Generation) *Generation {
 
 func (p *Pool) group(endpoints []*Endpoint, prev group) group {
 	g := group{Availability: Availability{Instances: len(endpoints)}}
-	var ready []*Endpoint
-	lastErr := ""
+	var ready, unready []*Endpoint
 	for _, e := range endpoints {
-		if e.instance.Weight == 0 {
-			continue
-		}
-		g.Serving++
-		if e.state == Ready {
+		switch {
+		case e.instance.Weight == 0:
+		case e.state == Ready:
 			ready = append(ready, e)
-		} else if e.lastErr != nil {
-			lastErr = e.addr + ": " + e.lastErr.Error()
+		default:
+			unready = append(unready, e)
 		}
 	}
+	g.Serving, g.Ready = len(ready)+len(unready), len(ready)
 	if len(ready) == 0 {
-		g.LastError = lastErr
+		g.unready, g.failures, g.last = unready, &p.failures, new(atomic.Pointer[lastErrors])
 		return g
 	}
-	g.Ready = len(ready)
 	g.picker = p.policy(ready, prev.picker)
 	return g
 }

@@ -23,6 +23,8 @@ type Pool struct {
 	current atomic.Pointer[Generation]
 	open    sync.WaitGroup // endpoints that have not closed
 
+	failures atomic.Uint64 // of all endpoints, so far
+
 	mu         sync.Mutex // protects, and the endpoints' state:
 	policyName string
 	policy     policy
@@ -102,17 +104,27 @@ func (p *Pool) admit(in discovery.Instance, counts *refsSlab) *Endpoint {
 	if e == nil {
 		return p.join(in, counts.take())
 	}
-	if e.instance.CreateRevision != in.CreateRevision {
-		e.conn.Reset()
+	if e.registeredAnew(in) {
+		e.newest = in.CreateRevision
+		e.conn.Renew()
 	}
 	e.leaving, e.instance = false, in
 	e.metrics.SetWeight(in.Weight)
 	return e
 }
 
+// registeredAnew says whether in is another registration than those that the endpoint is connected for. Of several keys
+// of one address any may be the one that counts, in turns; only one that has been created since is another.
+func (e *Endpoint) registeredAnew(in discovery.Instance) bool {
+	if in.Key == e.instance.Key {
+		return in.CreateRevision != e.instance.CreateRevision
+	}
+	return in.CreateRevision > e.newest
+}
+
 func (p *Pool) join(in discovery.Instance, count *refs) *Endpoint {
 	e := &Endpoint{
-		pool: p, addr: in.Addr, refs: count, instance: in, since: time.Now(),
+		pool: p, addr: in.Addr, refs: count, instance: in, newest: in.CreateRevision, since: time.Now(),
 		metrics: p.metrics.Endpoint(p.service, in.Addr),
 	}
 	e.refs.add(member)

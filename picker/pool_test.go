@@ -14,6 +14,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"go.uber.org/goleak"
 	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
 	"google.golang.org/grpc/codes"
 
 	"github.com/lbproxy/lbproxy/discovery"
@@ -33,12 +34,12 @@ type bench struct {
 }
 
 type conn struct {
-	endpoint       *picker.Endpoint
-	resets, closes int
-	closed         chan struct{}
+	endpoint         *picker.Endpoint
+	renewals, closes int
+	closed           chan struct{}
 }
 
-func (c *conn) Reset() { c.resets++ }
+func (c *conn) Renew() { c.renewals++ }
 func (c *conn) Close() { c.closes++; close(c.closed) }
 
 func newBench(policy string) *bench {
@@ -127,7 +128,7 @@ func TestOnlyConnectedEndpointsArePicked(t *testing.T) {
 		t.Error("picked an endpoint that has failed")
 	}
 	if got, want := b.Current().Available(""), (picker.Availability{
-		Instances: 2, Serving: 2, LastError: addr(1) + ": refused",
+		Instances: 2, Serving: 2,
 	}); got != want {
 		t.Errorf("available = %+v, want %+v", got, want)
 	}
@@ -220,8 +221,8 @@ func TestAnEndpointThatComesBackWhileItDrainsWasNeverAway(t *testing.T) {
 	} else {
 		got.End(codes.OK, 0, time.Now())
 	}
-	if c.resets != 1 {
-		t.Errorf("%d resets for a new registration, want 1", c.resets)
+	if c.renewals != 1 {
+		t.Errorf("%d renewals for a new registration, want 1", c.renewals)
 	}
 	e.End(codes.OK, 0, time.Now())
 	if c.closes != 0 {
@@ -300,6 +301,147 @@ func TestStatusTellsWhatBecameOfCalls(t *testing.T) {
 		}
 	}
 	b.Close()
+}
+
+func TestLastErrorsAreTheLatest(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(picker.RoundRobin)
+		defer b.Close()
+		b.Update(instances(
+			discovery.Instance{Addr: addr(0), Version: "1", Weight: 1},
+			discovery.Instance{Addr: addr(1), Version: "1", Weight: 1},
+			discovery.Instance{Addr: addr(2), Version: "2", Weight: 1},
+			discovery.Instance{Addr: addr(3), Version: "2", Weight: 0},
+		))
+		tell := func(i int, state picker.State, cause string) {
+			time.Sleep(time.Second) // simulated, as all of it
+			b.conns[addr(i)].endpoint.SetState(state, errors.New(cause))
+		}
+		wantLast := func(version, want string) {
+			t.Helper()
+			if got := b.Current().LastErrors(version); got != want {
+				t.Errorf("version %q: last errors = %q, want %q", version, got, want)
+			}
+		}
+		wantLast("", "")
+		tell(0, picker.Failed, "closed")
+		tell(1, picker.Failed, "refused")
+		wantLast("", addr(1)+": refused")
+		tell(0, picker.Failed, "refused, too")
+		tell(3, picker.Failed, "nobody asks")
+		wantLast("", addr(0)+": refused, too")
+		wantLast("2", "")
+		tell(2, picker.Connecting, "lost")
+		wantLast("2", addr(2)+", connecting again: lost")
+		wantLast("", addr(0)+": refused, too; "+addr(2)+", connecting again: lost")
+		b.conns[addr(1)].endpoint.SetState(picker.Ready, nil)
+		wantLast("1", "")
+	})
+}
+
+func TestOnlyANewerRegistrationRenewsTheConnection(t *testing.T) {
+	b := newBench(picker.RoundRobin)
+	defer b.Close()
+	for _, step := range []struct {
+		what      string
+		key       string
+		created   int64
+		modified  int64
+		renewals  int
+		elsewhere bool // the address is registered for a moment no more
+	}{
+		{what: "the first", key: "/1", created: 5, modified: 5},
+		{what: "a change", key: "/1", created: 5, modified: 6},
+		{what: "deleted and put anew", key: "/1", created: 8, modified: 8, renewals: 1},
+		{what: "away for a moment", key: "/1", created: 9, modified: 9, renewals: 2, elsewhere: true},
+		{what: "a newer key of the address", key: "/2", created: 10, modified: 10, renewals: 3},
+		{what: "the older key counts again", key: "/1", created: 9, modified: 11, renewals: 3},
+		{what: "and the newer one", key: "/2", created: 10, modified: 12, renewals: 3},
+		{what: "a registry restored from an older state", key: "/2", created: 4, modified: 4, renewals: 4},
+	} {
+		if step.elsewhere {
+			e := b.conns[addr(0)].endpoint
+			e.SetState(picker.Ready, nil)
+			running := b.Current().Pick("")
+			b.Update(instances())
+			defer running.End(codes.OK, 0, time.Now())
+		}
+		b.Update(instances(discovery.Instance{
+			Addr: addr(0), Weight: 1, Key: step.key, CreateRevision: step.created, ModRevision: step.modified,
+		}))
+		if got := b.conns[addr(0)].renewals; got != step.renewals {
+			t.Errorf("%s: %d renewals, want %d", step.what, got, step.renewals)
+		}
+	}
+}
+
+// What an endpoint does over and over is told a few times, and what it does next at once or soon.
+func TestAFailingEndpointDoesNotFillTheLog(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		core, logged := observer.New(zap.InfoLevel)
+		b := &bench{conns: map[string]*conn{}}
+		b.Pool = picker.NewPool("hello", picker.RoundRobin, func(e *picker.Endpoint) picker.Conn {
+			c := &conn{endpoint: e, closed: make(chan struct{})}
+			b.conns[e.Addr()] = c
+			return c
+		}, metrics.New(prometheus.NewRegistry(), "test"), zap.New(core))
+		defer b.Close()
+		b.Update(weights(1))
+		e := b.conns[addr(0)].endpoint
+		lines := func() (lines []string) {
+			for _, l := range logged.TakeAll() {
+				line := l.Message
+				if cause, ok := l.ContextMap()["error"].(string); ok {
+					line += ": " + cause
+				}
+				lines = append(lines, line)
+			}
+			return lines
+		}
+		want := func(want ...string) {
+			t.Helper()
+			if diff := cmp.Diff(want, lines()); diff != "" {
+				t.Errorf("log (-want +got):\n%s", diff)
+			}
+		}
+		const (
+			ready  = "endpoint is ready"
+			failed = "endpoint cannot be reached: "
+			lost   = "endpoint has lost its connection and connects again: "
+		)
+		e.SetState(picker.Ready, nil)
+		time.Sleep(time.Hour)
+		e.SetState(picker.Connecting, errors.New("EOF"))
+		for _, cause := range []string{"closed", "closed", "refused", "refused", "refused"} {
+			e.SetState(picker.Failed, errors.New(cause))
+			time.Sleep(100 * time.Millisecond)
+		}
+		e.SetState(picker.Ready, nil)
+		want(ready, lost+"EOF", failed+"closed", failed+"refused", ready)
+
+		time.Sleep(time.Hour)
+		flap := func(until time.Duration) {
+			for end := time.Now().Add(until); time.Now().Before(end); time.Sleep(time.Second) {
+				e.SetState(picker.Failed, errors.New("closed"))
+				e.SetState(picker.Ready, nil)
+			}
+		}
+		flap(time.Minute)
+		if n := len(lines()); n < 2 || n > 20 {
+			t.Errorf("%d lines for a minute, want a few", n)
+		}
+		flap(time.Hour)
+		if n := len(lines()); n < 60 || n > 130 {
+			t.Errorf("%d lines for an hour, want two a minute", n)
+		}
+		for range 100 {
+			e.SetState(picker.Failed, errors.New("refused"))
+			time.Sleep(5 * time.Second)
+		}
+		want(failed + "refused")
+		e.SetState(picker.Ready, nil)
+		want(ready)
+	})
 }
 
 func TestALargePoolMakesFewGenerations(t *testing.T) {

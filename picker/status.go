@@ -85,8 +85,8 @@ func (e *Endpoint) status() EndpointStatus {
 	if e.leaving {
 		s.State = "draining"
 	}
-	if e.lastErr != nil {
-		s.LastError, s.LastErrorAt = e.lastErr.Error(), e.erred
+	if f := e.failure.Load(); f != nil {
+		s.LastError, s.LastErrorAt = f.err.Error(), f.at
 	}
 	return s
 }

@@ -64,7 +64,7 @@ func newBench(t testing.TB) *bench {
 
 type conn struct{}
 
-func (conn) Reset() {}
+func (conn) Renew() {}
 func (conn) Close() {}
 
 func (b *bench) connect(addrs ...string) {

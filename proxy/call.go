@@ -119,7 +119,7 @@ func (c *Call) WaitedTooLong() *Error {
 	if !g.Synced {
 		return errDiscoveryUnavailable(c.service.name, waited, c.policy.services.standing(c.service.name).Err)
 	}
-	return errNoReadyEndpoint(c.service.name, g.Available(c.version), waited)
+	return errNoReadyEndpoint(c.service.name, g.Available(c.version), g.LastErrors(c.version), waited)
 }
 
 // Pick chooses the call's endpoint and waits for one to connect if it must. Ctx is the call's.

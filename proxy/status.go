@@ -2,7 +2,6 @@ package proxy
 
 import (
 	"fmt"
-	"strings"
 	"time"
 
 	"google.golang.org/grpc/codes"
@@ -96,14 +95,13 @@ func andOthers(n int) string {
 	return fmt.Sprintf(" (and %d more)", n)
 }
 
-func errNoReadyEndpoint(service string, known picker.Availability, waited time.Duration) *Error {
-	var last strings.Builder
-	if known.LastError != "" {
-		fmt.Fprintf(&last, "; last error: %s", known.LastError)
+func errNoReadyEndpoint(service string, known picker.Availability, lastErrors string, waited time.Duration) *Error {
+	if lastErrors != "" {
+		lastErrors = "; last error: " + lastErrors
 	}
 	return fail(NoReadyEndpoint, codes.Unavailable,
 		"service %q: could not connect to any of its %d instances within %s%s; check that they listen at the addresses they register",
-		service, known.Serving, waited, last.String())
+		service, known.Serving, waited, lastErrors)
 }
 
 // ErrBackendLost is for a call whose connection to the backend ended before the backend gave a status.

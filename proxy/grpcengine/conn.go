@@ -111,8 +111,8 @@ func (c *conn) watch(ctx context.Context) {
 	}
 }
 
-// Reset implements [picker.Conn].
-func (c *conn) Reset() { c.cc.ResetConnectBackoff() }
+// Renew implements [picker.Conn].
+func (c *conn) Renew() { c.cc.ResetConnectBackoff() }
 
 // Close implements [picker.Conn].
 func (c *conn) Close() {

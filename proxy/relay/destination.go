@@ -18,8 +18,8 @@ type destination struct {
 // of is the part of a core's worker.
 func (d *destination) of(c *core) *upstream { return d.upstreams[c.index] }
 
-// Reset implements [picker.Conn].
-func (d *destination) Reset() {
+// Renew implements [picker.Conn].
+func (d *destination) Renew() {
 	for _, u := range d.upstreams {
 		u.reset()
 	}
