@@ -38,18 +38,19 @@ var arrows = map[string][]string{
 	"configs":      {"discovery", "picker", "internal/strictyaml"},
 	"admin":        {"proxy", "picker", "discovery", "metrics", "configs"},
 	"internal/app": {"admin", "configs", "proxy/grpcengine", "proxy/relay", "proxy/transport", "proxy", "picker", "discovery", "metrics"},
-	"cmd/lbproxy":  {"internal/app", "configs", "proxy", "picker", "discovery", "internal/filewatch"},
+	"cmd/lbproxy":  {"internal/app", "configs", "proxy", "picker", "discovery", "metrics", "internal/filewatch", "internal/terminal"},
 
 	// Tools that know nothing of load balancing.
 	"internal/strictyaml": {},
 	"internal/filewatch":  {},
 	"internal/logsample":  {},
+	"internal/terminal":   {},
 
 	// For tests and the playground; see production.
 	"internal/embedetcd": {},
 	"internal/etcdtest":  {"internal/embedetcd"},
 	"cmd/lbproxy-dev": {
-		"internal/app", "internal/embedetcd", "configs", "discovery", "discovery/grpcresolver", "proxy", "picker", "metrics",
+		"internal/app", "internal/embedetcd", "internal/terminal", "configs", "discovery", "discovery/grpcresolver", "proxy", "picker", "metrics",
 	},
 	"bench":    {},
 	"test":     {},

@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/lbproxy/lbproxy/internal/terminal"
 	"github.com/lbproxy/lbproxy/picker"
 )
 
@@ -21,10 +22,10 @@ const (
 
 // play runs a playground until ctx is done.
 func play(ctx context.Context, o *options, stdout, stderr io.Writer) (err error) {
-	shown := newScreen(stdout)
+	shown := terminal.NewScreen(stdout)
 	if shown != nil {
 		stdout = shown
-		if newScreen(stderr) != nil {
+		if terminal.NewScreen(stderr) != nil {
 			stderr = shown // the same terminal
 		}
 	}
@@ -44,7 +45,7 @@ func play(ctx context.Context, o *options, stdout, stderr io.Writer) (err error)
 		err = p.show(ctx, t, o.rate, stdout, shown)
 	}
 	if shown != nil {
-		shown.keep()
+		shown.Keep()
 	}
 	lasted := time.Since(began).Round(time.Second)
 	if err := errors.Join(err, t.close(), p.stop()); err != nil {
@@ -56,7 +57,7 @@ func play(ctx context.Context, o *options, stdout, stderr io.Writer) (err error)
 }
 
 // show sends calls and shows the table until ctx is done.
-func (p *playground) show(ctx context.Context, t *traffic, rate int, stdout io.Writer, shown *screen) error {
+func (p *playground) show(ctx context.Context, t *traffic, rate int, stdout io.Writer, shown *terminal.Screen) error {
 	ctx, cancel := context.WithCancel(ctx)
 	var flowing sync.WaitGroup
 	defer flowing.Wait()
@@ -79,7 +80,7 @@ func (p *playground) show(ctx context.Context, t *traffic, rate int, stdout io.W
 		text := liveTable(rows, time.Since(counted.since), t.counted())
 		switch {
 		case shown != nil:
-			err = shown.draw(text)
+			err = shown.Draw(text)
 		case looks%looksPerReport == 1:
 			_, err = fmt.Fprint(stdout, text)
 		}

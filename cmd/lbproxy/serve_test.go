@@ -117,15 +117,16 @@ func TestServeCallsAndShow(t *testing.T) {
 		}
 	}
 	code, stdout, stderr := lbproxy(t, "services", "--admin", s.admin)
-	want := regexp.MustCompile(`^SERVICE +POLICY +INSTANCES +READY +IN FLIGHT +CALLS +REVISION +WATCHED
-hello +weighted_round_robin +1 +1 +0 +3 +1 +on demand
+	want := regexp.MustCompile(`^SERVICE +POLICY +INSTANCES +READY +IN FLIGHT +CALLS +CALLS/S +ERRORS +P99 +REVISION +REGISTRY +WATCHED
+hello +weighted_round_robin +1 +1 +0 +3 +[\d.]+ +0\.0% +[\d.]+[mµ]?s +1 +\d+s ago +on demand
 $`)
 	if code != 0 || !want.MatchString(stdout) {
 		t.Errorf("services: exit code %d, %s%s", code, stdout, stderr)
 	}
 	code, stdout, stderr = lbproxy(t, "services", "hello", "--admin", s.admin)
-	want = regexp.MustCompile(`^ADDRESS +VERSION +WEIGHT +STATE +FOR +IN FLIGHT +CALLS +LAST ERROR
-127\.0\.0\.1:\d+ +- +1 +ready +\d+s +0 +3 +-
+	want = regexp.MustCompile(`^ADDRESS +VERSION +WEIGHT +STATE +FOR +IN FLIGHT +CALLS +CALLS/S +ERRORS +P99 +LAST ERROR
+127\.0\.0\.1:\d+ +- +1 +ready +\d+s +0 +3 +[\d.]+ +0\.0% +[\d.]+[mµ]?s +-
+The registry confirmed this \d+s ago, revision 1\.
 $`)
 	if code != 0 || !want.MatchString(stdout) {
 		t.Errorf("services hello: exit code %d, %s%s", code, stdout, stderr)

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -9,45 +8,144 @@ import (
 	"io"
 	"net/http"
 	"net/url"
-	"text/tabwriter"
+	"os/signal"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/lbproxy/lbproxy/configs"
-	"github.com/lbproxy/lbproxy/picker"
+	"github.com/lbproxy/lbproxy/internal/terminal"
 	"github.com/lbproxy/lbproxy/proxy"
 )
 
+// What services NAME exits with where there is no instance to show, by what the registry says.
+const (
+	exitUnsynced = 3
+	exitUnknown  = 4
+	exitEmpty    = 5
+)
+
 func newServicesCommand() *cobra.Command {
-	var admin, output string
+	var f servicesFlags
 	cmd := &cobra.Command{
 		Use:   "services [NAME]",
 		Short: "Show what the local proxy knows of its services",
-		Long:  "Show the services that the proxy on this host watches, or the instances of one of them.",
+		Long: `Show the services that the proxy on this host watches, or the instances of one of them. CALLS/S, ERRORS and P99 are
+of the calls that ended in the last minute.
+
+Of one service, exits with 3 if the registry has not answered yet, 4 if nothing has been registered under its name,
+and 5 if nothing that can be used is registered now.`,
 		Example: `  lbproxy services
   lbproxy services hello
+  lbproxy services hello --watch
   lbproxy services hello -o json | jq '.instances[] | select(.state != "ready")'`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			show, ok := map[string]func(io.Writer, []byte, bool) error{"table": showTable, "json": showJSON}[output]
-			if !ok {
-				return usageError(fmt.Errorf("output %q is unknown; use table or json", output))
+			if f.output != "table" && f.output != "json" {
+				return usageError(fmt.Errorf("output %q is unknown; use table or json", f.output))
 			}
-			path := "/services"
-			if len(args) == 1 {
-				path += "/" + url.PathEscape(args[0])
+			if f.watch && f.output != "table" {
+				return usageError(errors.New("--watch goes with -o table only"))
 			}
-			body, err := getAdmin(cmd.Context(), admin, path)
-			if err != nil {
-				return err
+			if f.watch {
+				return f.keepShowing(cmd.Context(), cmd.OutOrStdout(), args)
 			}
-			return show(cmd.OutOrStdout(), body, len(args) == 1)
+			return f.show(cmd.Context(), cmd.OutOrStdout(), args)
 		},
 	}
-	cmd.Flags().StringVar(&admin, "admin", configs.Default().Admin.Address, "the proxy's admin address")
-	cmd.Flags().StringVarP(&output, "output", "o", "table", "table or json")
+	cmd.Flags().StringVar(&f.admin, "admin", configs.Default().Admin.Address, "the proxy's admin address")
+	cmd.Flags().StringVarP(&f.output, "output", "o", "table", "table or json")
+	cmd.Flags().BoolVarP(&f.watch, "watch", "w", false, "show it again every second, until SIGINT")
 	return cmd
+}
+
+type servicesFlags struct {
+	admin, output string
+	watch         bool
+}
+
+// show shows what there is now. The error of a service without instances is only its exit code.
+func (f *servicesFlags) show(ctx context.Context, w io.Writer, args []string) error {
+	body, all, err := f.fetch(ctx, args)
+	if err != nil {
+		return err
+	}
+	text := body
+	if f.output == "table" {
+		text = []byte(servicesText(all, len(args) == 1, time.Now()))
+	}
+	if _, err := w.Write(text); err != nil {
+		return err
+	}
+	if len(args) == 1 {
+		return standingError(all[0].Registry)
+	}
+	return nil
+}
+
+func standingError(r proxy.RegistryState) error {
+	switch r {
+	case proxy.RegistryUnsynced:
+		return &exitError{code: exitUnsynced}
+	case proxy.RegistryUnknown:
+		return &exitError{code: exitUnknown}
+	case proxy.RegistryEmpty:
+		return &exitError{code: exitEmpty}
+	}
+	return nil
+}
+
+const watchInterval = time.Second
+
+// keepShowing shows what there is every second until SIGINT or SIGTERM: in place on a terminal, and elsewhere one
+// below the other. A proxy that answered at first and does not later is waited for.
+func (f *servicesFlags) keepShowing(ctx context.Context, w io.Writer, args []string) error {
+	ctx, stop := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	draw := func(text string) error { _, err := fmt.Fprintln(w, text); return err }
+	if screen := terminal.NewScreen(w); screen != nil {
+		draw = screen.Draw
+	}
+	tick := time.NewTicker(watchInterval)
+	defer tick.Stop()
+	for first := true; ; first = false {
+		_, all, err := f.fetch(ctx, args)
+		text := ""
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case err == nil:
+			text = servicesText(all, len(args) == 1, time.Now())
+		case first:
+			return err
+		default:
+			text = err.Error() + "\n"
+		}
+		if err := draw(text); err != nil {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+	}
+}
+
+// fetch asks the proxy for the service that args name, or for all.
+func (f *servicesFlags) fetch(ctx context.Context, args []string) (body []byte, all []proxy.ServiceStatus, err error) {
+	if len(args) == 0 {
+		if body, err = getAdmin(ctx, f.admin, "/services"); err == nil {
+			err = json.Unmarshal(body, &all)
+		}
+		return body, all, err
+	}
+	all = make([]proxy.ServiceStatus, 1)
+	if body, err = getAdmin(ctx, f.admin, "/services/"+url.PathEscape(args[0])); err == nil {
+		err = json.Unmarshal(body, &all[0])
+	}
+	return body, all, err
 }
 
 const adminTimeout = 5 * time.Second
@@ -76,57 +174,4 @@ func getAdmin(ctx context.Context, addr, path string) ([]byte, error) {
 		return nil, errors.New(refusal.Error)
 	}
 	return nil, fmt.Errorf("%s answers %s to %s; check that it is the admin address of an lbproxy", addr, resp.Status, path)
-}
-
-func showJSON(w io.Writer, body []byte, _ bool) error {
-	_, err := w.Write(body)
-	return err
-}
-
-func showTable(w io.Writer, body []byte, one bool) error {
-	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	if one {
-		var s proxy.ServiceStatus
-		if err := json.Unmarshal(body, &s); err != nil {
-			return err
-		}
-		instanceRows(t, s)
-		return t.Flush()
-	}
-	var all []proxy.ServiceStatus
-	if err := json.Unmarshal(body, &all); err != nil {
-		return err
-	}
-	serviceRows(t, all)
-	return t.Flush()
-}
-
-func serviceRows(w io.Writer, all []proxy.ServiceStatus) {
-	fmt.Fprintln(w, "SERVICE\tPOLICY\tINSTANCES\tREADY\tIN FLIGHT\tCALLS\tREVISION\tWATCHED")
-	for _, s := range all {
-		ready := 0
-		for _, in := range s.Instances {
-			if in.State == picker.Ready.String() {
-				ready++
-			}
-		}
-		watched := "on demand"
-		if s.Listed {
-			watched = "always"
-		}
-		if !s.Synced {
-			watched += ", registry has not answered"
-		}
-		fmt.Fprintf(w, "%s\t%s\t%d\t%d\t%d\t%d\t%d\t%s\n",
-			s.Service, s.Policy, len(s.Instances), ready, s.InFlight, s.Calls, s.Revision, watched)
-	}
-}
-
-func instanceRows(w io.Writer, s proxy.ServiceStatus) {
-	fmt.Fprintln(w, "ADDRESS\tVERSION\tWEIGHT\tSTATE\tFOR\tIN FLIGHT\tCALLS\tLAST ERROR")
-	for _, in := range s.Instances {
-		fmt.Fprintf(w, "%s\t%s\t%d\t%s\t%s\t%d\t%d\t%s\n",
-			in.Addr, cmp.Or(in.Version, "-"), in.Weight, in.State, time.Since(in.Since).Round(time.Second),
-			in.InFlight, in.Calls, cmp.Or(in.LastError, "-"))
-	}
 }

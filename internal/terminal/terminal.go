@@ -1,4 +1,5 @@
-package main
+// Package terminal shows text that changes in place, and tells terminals from files and pipes.
+package terminal
 
 import (
 	"bytes"
@@ -11,9 +12,19 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A screen is a terminal whose last lines are drawn again and again in place. What is written to it appears
+// Is says whether what is written to w appears on a terminal.
+func Is(w io.Writer) bool {
+	f, ok := w.(*os.File)
+	if !ok {
+		return false
+	}
+	_, err := unix.IoctlGetTermios(int(f.Fd()), ioctlReadTermios)
+	return err == nil
+}
+
+// A Screen is a terminal whose last lines are drawn again and again in place. What is written to it appears
 // above them. It may be used from many goroutines.
-type screen struct {
+type Screen struct {
 	// Immutable:
 	out  io.Writer
 	size func() (columns, lines int)
@@ -22,10 +33,10 @@ type screen struct {
 	drawn []string
 }
 
-// newScreen returns the screen that w is, or nil if it is none.
-func newScreen(w io.Writer) *screen {
+// NewScreen returns the screen that w is, or nil if it is none, or one without a size.
+func NewScreen(w io.Writer) *Screen {
 	f, ok := w.(*os.File)
-	if !ok {
+	if !ok || !Is(w) {
 		return nil
 	}
 	size := func() (columns, lines int) {
@@ -38,18 +49,18 @@ func newScreen(w io.Writer) *screen {
 	if columns, lines := size(); columns == 0 || lines == 0 {
 		return nil
 	}
-	return &screen{out: f, size: size}
+	return &Screen{out: f, size: size}
 }
 
 // Write writes whole lines above those that are drawn.
-func (s *screen) Write(p []byte) (int, error) {
+func (s *Screen) Write(p []byte) (int, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return len(p), s.repaint(p, s.drawn)
 }
 
-// draw replaces the lines drawn before by those of text, as far as they fit.
-func (s *screen) draw(text string) error {
+// Draw replaces the lines drawn before by those of text, as far as they fit.
+func (s *Screen) Draw(text string) error {
 	columns, height := s.size()
 	lines := strings.Split(strings.TrimSuffix(text, "\n"), "\n")
 	if len(lines) >= height {
@@ -64,15 +75,15 @@ func (s *screen) draw(text string) error {
 	return s.repaint(nil, lines)
 }
 
-// keep leaves what is drawn as it is; what comes next goes below.
-func (s *screen) keep() {
+// Keep leaves what is drawn as it is; what comes next goes below.
+func (s *Screen) Keep() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.drawn = nil
 }
 
 // repaint writes above over what is drawn, and lines below it. The caller holds mu.
-func (s *screen) repaint(above []byte, lines []string) error {
+func (s *Screen) repaint(above []byte, lines []string) error {
 	var b bytes.Buffer
 	if n := len(s.drawn); n > 0 {
 		fmt.Fprintf(&b, "\x1b[%dA\x1b[J", n) // up to the first line; clear from there on
