@@ -79,6 +79,9 @@ func (w *ReceiveWindow) Release(n, room int) int32 {
 	return update
 }
 
+// Allowed is how many bytes the peer may still send.
+func (w *ReceiveWindow) Allowed() int32 { return w.allowed }
+
 // Grown is by how many bytes the window is larger than it was at first.
 func (w *ReceiveWindow) Grown() int { return int(w.size - w.least) }
 

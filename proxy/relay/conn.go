@@ -75,10 +75,11 @@ type conn struct {
 	marked   bool // is among core.dirty
 	doomed   bool // is among core.doomed
 
-	streams map[uint32]*stream
-	nextID  uint32 // of the stream that we open next
-	takenID uint32 // what nextID was when take gave out last: of later streams the peer knows nothing
-	lastID  uint32 // of the streams that the peer has opened
+	streams   map[uint32]*stream
+	crossings *crossings // nil if there are none
+	nextID    uint32     // of the stream that we open next
+	takenID   uint32     // what nextID was when take gave out last: of later streams the peer knows nothing
+	lastID    uint32     // of the streams that the peer has opened
 
 	held      int   // what a caller's calls are charged with
 	charged   int   // what the connection itself is
@@ -295,10 +296,7 @@ func (c *conn) frame(h h2.FrameHeader, payload []byte) error {
 	case h2.FrameGoAway:
 		return c.onGoAway(payload)
 	case h2.FramePriority:
-		if err := h2.ParsePriority(h, payload); err != nil {
-			return err
-		}
-		return c.glitch("PRIORITY")
+		return c.onPriority(h, payload)
 	}
 	return c.glitch("unknown frames")
 }

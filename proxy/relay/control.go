@@ -59,7 +59,7 @@ func (c *conn) onWindowUpdate(h h2.FrameHeader, payload []byte) error {
 	}
 	st := c.streams[h.StreamID]
 	if st == nil {
-		return c.unknownStream(h)
+		return c.notOpen(h)
 	}
 	if !st.half[c.side].send.Grow(n) {
 		return h2.StreamError{StreamID: h.StreamID, Code: h2.FlowControlError, Reason: "the window exceeds 2^31-1"}
@@ -69,14 +69,6 @@ func (c *conn) onWindowUpdate(h h2.FrameHeader, payload []byte) error {
 	return c.glitch("WINDOW_UPDATE")
 }
 
-// unknownStream judges a frame on a stream that is not open: an error if it never was.
-func (c *conn) unknownStream(h h2.FrameHeader) error {
-	if c.idle(h.StreamID) {
-		return h2.ConnectionError{Code: h2.ProtocolError, Reason: h.Type.String() + " on a stream that was never opened"}
-	}
-	return c.glitch("frames on closed streams")
-}
-
 func (c *conn) idle(id uint32) bool {
 	if c.side == caller {
 		return id%2 == 0 || id > c.lastID
@@ -84,10 +76,20 @@ func (c *conn) idle(id uint32) bool {
 	return id%2 == 0 || id >= c.nextID
 }
 
+func (c *conn) onPriority(h h2.FrameHeader, payload []byte) error {
+	if err := h2.ParsePriority(h, payload); err != nil {
+		return err
+	}
+	if x := c.crossing(h.StreamID); x != nil && x.take(h) {
+		return nil
+	}
+	return c.glitch("PRIORITY")
+}
+
 func (c *conn) onRSTStream(h h2.FrameHeader, payload []byte) error {
 	st := c.streams[h.StreamID]
 	if st == nil {
-		return c.unknownStream(h)
+		return c.notOpen(h)
 	}
 	code := h2.ParseRSTStream(payload)
 	c.forget(st)
@@ -108,6 +110,7 @@ func (c *conn) onGoAway(payload []byte) error {
 	c.upstream.over(c, errGoAway)
 	for id, st := range c.streams {
 		if id > last {
+			c.expectCrossing(id, st.half[backend].window()) // some reset them one by one as well
 			c.forget(st)
 			st.refused(c.core, h2.RefusedStream)
 		}

@@ -61,28 +61,40 @@ func (c *conn) failedFrame(err error) error {
 // failStream answers a stream error of the peer's.
 func (c *conn) failStream(e h2.StreamError) error {
 	st := c.streams[e.StreamID]
-	if st == nil && c.idle(e.StreamID) {
-		if c.side == backend || e.StreamID%2 == 0 {
-			return h2.ConnectionError{Code: e.Code, Reason: e.Reason} // RST_STREAM must not be sent on such
-		}
-		c.lastID = e.StreamID
-	}
-	c.reset(e.StreamID, e.Code)
-	if st != nil {
+	switch {
+	case st != nil:
+		c.reset(e.StreamID, e.Code, st.half[c.side].window())
 		c.forget(st)
 		if c.side == caller {
 			st.cancelled(c.core)
 		} else {
 			st.broken(c.core, e)
 		}
+	case c.idle(e.StreamID):
+		if c.side == backend || e.StreamID%2 == 0 {
+			return h2.ConnectionError{Code: e.Code, Reason: e.Reason} // RST_STREAM must not be sent on such
+		}
+		c.lastID = e.StreamID
+		c.reset(e.StreamID, e.Code, streamWindow)
+	case c.crossing(e.StreamID) == nil:
+		c.reset(e.StreamID, e.Code, noMore)
 	}
 	return c.glitch("stream errors")
 }
 
-// reset sends RST_STREAM.
-func (c *conn) reset(id uint32, code h2.ErrCode) {
+// reset sends RST_STREAM to a peer that may have sent window bytes of DATA before it knows; see crossing.
+func (c *conn) reset(id uint32, code h2.ErrCode, window int32) {
 	c.out = h2.AppendRSTStream(c.writable(), id, code)
 	c.mark()
+	c.expectCrossing(id, window)
+}
+
+// window is how many bytes of DATA the peer may still send.
+func (h *half) window() int32 {
+	if h.gotEnd {
+		return noMore
+	}
+	return h.recv.Allowed()
 }
 
 // forget takes a stream off the connection.
@@ -122,6 +134,7 @@ func (c *conn) end(err error) {
 	c.core.timers.remove(&c.acks.timer)
 	c.core.timers.remove(&c.life)
 	c.core.timers.remove(&c.keepalive.timer)
+	c.forgetCrossings()
 	delete(c.core.conns, c)
 	for _, st := range c.streams {
 		c.blocked.remove(st)
@@ -160,6 +173,7 @@ func (c *conn) abandon() {
 	}
 	c.core.memory.used -= c.held
 	c.held, c.streams = 0, nil
+	c.forgetCrossings()
 	c.driver.close(errDefect)
 }
 

@@ -82,11 +82,11 @@ func (c *conn) onBlock(h h2.FrameHeader, block []byte) error {
 		}
 	}
 	st := c.streams[h.StreamID]
-	if c.side == caller && st == nil {
+	if c.side == caller && h.StreamID > c.lastID {
 		return c.onRequest(h)
 	}
 	if st == nil {
-		return c.unknownStream(h)
+		return c.notOpen(h)
 	}
 	if core.size > core.cfg.MaxHeaderList {
 		return h2.StreamError{StreamID: h.StreamID, Code: h2.EnhanceYourCalm, Reason: "the fields are too long"}
@@ -99,31 +99,21 @@ func (c *conn) onBlock(h h2.FrameHeader, block []byte) error {
 
 func (c *conn) onRequest(h h2.FrameHeader) error {
 	core := c.core
-	switch {
-	case h.StreamID%2 == 0:
+	if h.StreamID%2 == 0 {
 		return h2.ConnectionError{Code: h2.ProtocolError, Reason: "a client opens a stream of even number"}
-	case h.StreamID <= c.lastID:
-		return h2.ConnectionError{Code: h2.StreamClosed, Reason: "HEADERS on a closed stream"}
 	}
 	c.lastID = h.StreamID
-	reject := func(why metrics.Rejection, code h2.ErrCode, reason string) error {
-		core.metrics.RequestRejected(why)
-		return h2.StreamError{StreamID: h.StreamID, Code: code, Reason: reason}
-	}
 	switch {
 	case core.size > core.cfg.MaxHeaderList:
-		return reject(metrics.TooLarge, h2.EnhanceYourCalm, "the fields are too long")
+		return c.reject(h, metrics.TooLarge, h2.EnhanceYourCalm)
 	case c.finished:
-		return reject(metrics.WhileDraining, h2.RefusedStream, "the connection ends")
+		return c.reject(h, metrics.WhileDraining, h2.RefusedStream)
 	case len(c.streams) >= int(core.cfg.MaxStreams):
-		return reject(metrics.TooManyStreams, h2.RefusedStream, "no more streams are taken")
+		return c.reject(h, metrics.TooManyStreams, h2.RefusedStream)
 	}
 	length, reason := checkRequest(core.fields)
-	if reason == "" && h.Flags.Has(h2.FlagEndStream) && length > 0 {
-		reason = "content-length without content"
-	}
-	if reason != "" {
-		return reject(metrics.Malformed, h2.ProtocolError, reason)
+	if reason != "" || h.Flags.Has(h2.FlagEndStream) && length > 0 {
+		return c.reject(h, metrics.Malformed, h2.ProtocolError)
 	}
 	st := core.newStream()
 	st.owner, st.began, st.replay, st.code = c, core.now, true, codes.Unknown
@@ -139,6 +129,17 @@ func (c *conn) onRequest(h h2.FrameHeader) error {
 	}
 	core.begin(st, c.front)
 	return nil
+}
+
+// reject resets a request of which no call is made.
+func (c *conn) reject(h h2.FrameHeader, why metrics.Rejection, code h2.ErrCode) error {
+	c.core.metrics.RequestRejected(why)
+	window := int32(streamWindow)
+	if h.Flags.Has(h2.FlagEndStream) {
+		window = noMore
+	}
+	c.reset(h.StreamID, code, window)
+	return c.glitch("stream errors")
 }
 
 // begin routes the call and picks its endpoint.
@@ -251,11 +252,7 @@ func (c *conn) onData(h h2.FrameHeader, payload []byte) error {
 	}
 	st := c.streams[h.StreamID]
 	if st == nil {
-		// A backend's is one that we have reset: what was on its way is ignored (RFC 9113, section 5.4.2).
-		if err := c.unknownStream(h); err != nil || c.side == backend {
-			return err
-		}
-		return h2.StreamError{StreamID: h.StreamID, Code: h2.StreamClosed, Reason: "DATA on a closed stream"}
+		return c.notOpen(h)
 	}
 	in, end := &st.half[c.side], h.Flags.Has(h2.FlagEndStream)
 	if in.gotEnd {

@@ -43,7 +43,7 @@ func (w *world) check() {
 // checkMemory fails the test if what is charged is not what is held.
 func (w *world) checkMemory() {
 	w.t.Helper()
-	used, grown := 0, 0
+	used, grown, crossings := 0, 0, 0
 	buffers := map[*byte]bool{}
 	own := func(b []byte) {
 		if cap(b) == 0 {
@@ -79,6 +79,12 @@ func (w *world) checkMemory() {
 			w.t.Fatalf("a connection is charged with %d bytes and holds %d", c.charged, want)
 		}
 		used += held + c.charged
+		if c.crossings != nil {
+			crossings += len(c.crossings.table)
+		}
+	}
+	if crossings != w.core.memory.crossings {
+		w.t.Fatalf("there is room for %d crossings, %d are counted", crossings, w.core.memory.crossings)
 	}
 	if grown != w.core.memory.grown {
 		w.t.Fatalf("windows have grown by %d bytes, %d are counted", grown, w.core.memory.grown)
@@ -112,8 +118,11 @@ func (w *world) checkLine(l *line, belongs func(*stream) bool) {
 
 func (w *world) checkConn(c *conn, free map[*stream]bool) {
 	w.t.Helper()
-	if c.dead && (len(c.streams) > 0 || c.blocked.len > 0) {
+	if c.dead && (len(c.streams) > 0 || c.blocked.len > 0 || c.crossings != nil) {
 		w.t.Fatal("a dead connection has streams")
+	}
+	if c.crossings != nil && c.crossings.expiry.place == 0 {
+		w.t.Fatal("streams that have ended are remembered for ever")
 	}
 	for id, st := range c.streams {
 		w.seen[st] = struct{}{}

@@ -6,6 +6,7 @@ import "github.com/lbproxy/lbproxy/proxy/h2"
 type memory struct {
 	used, limit int
 	grown       int // bytes by which the windows of calls are larger than at first
+	crossings   int // that there is room for, in all connections
 }
 
 func (m *memory) exceeded() bool { return m.used > m.limit }

@@ -34,7 +34,7 @@ func (st *stream) close(s side, code h2.ErrCode) {
 		return
 	}
 	if !h.done || !h.gotEnd {
-		h.conn.reset(h.id, code)
+		h.conn.reset(h.id, code, h.window())
 	}
 	h.conn.forget(st)
 }
