@@ -160,7 +160,7 @@ func listenID(address string) (string, error) {
 		return "", nil
 	}
 	if host != "" { // no host: all addresses of this one
-		if err := discovery.ValidateAddr(address); err != nil {
+		if err := discovery.ValidateHostPort(address); err != nil {
 			return "", err
 		}
 	}
@@ -226,7 +226,7 @@ func validateEndpoint(endpoint string, withTLS bool) error {
 	case scheme == "http" && withTLS:
 		// The client would leave TLS out without a word.
 		return fmt.Errorf("%q is without TLS though tls is set; use host:port or https://", shown)
-	case discovery.ValidateAddr(host) != nil:
+	case discovery.ValidateHostPort(host) != nil:
 		return fmt.Errorf("%q has no host:port that can be dialled; write it like 127.0.0.1:2379 or https://etcd.internal:2379", shown)
 	}
 	return nil

@@ -6,17 +6,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net"
-	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
-)
-
-// Weights an instance may have. One that names none has DefaultWeight.
-const (
-	DefaultWeight = 1
-	MaxWeight     = 65535
 )
 
 const maxNameLen = 253
@@ -54,39 +46,12 @@ func isNameByte(c byte) bool {
 	return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || c == '.' || c == '_' || c == '-'
 }
 
-// ValidateAddr reports why addr cannot be dialled: it must be host:port, the host an IP address or a DNS name,
-// the port a number from 1 to 65535.
-func ValidateAddr(addr string) error {
-	host, port, err := net.SplitHostPort(addr)
-	if err != nil {
-		return fmt.Errorf("address %q is not host:port", addr)
-	}
-	if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
-		return fmt.Errorf("address %q: port %q is not a number from 1 to 65535", addr, port)
-	}
-	if _, err := netip.ParseAddr(host); err == nil {
-		return nil
-	}
-	if err := validateName("host", host); err != nil {
-		return fmt.Errorf("address %q: %w", addr, err)
-	}
-	return nil
-}
-
-// ValidateWeight reports why weight cannot be an instance's.
-func ValidateWeight(weight int) error {
-	if weight < 0 || weight > MaxWeight {
-		return fmt.Errorf("weight %d is out of range; use 0 (drained) to %d", weight, MaxWeight)
-	}
-	return nil
-}
-
 // record is an instance as it stands in etcd.
 type record struct {
-	Name    string `json:"name"`
-	Addr    string `json:"addr"`
-	Version string `json:"version"`
-	Weight  *int   `json:"weight,omitempty"`
+	Name    string          `json:"name"`
+	Addr    string          `json:"addr"`
+	Version string          `json:"version"`
+	Weight  json.RawMessage `json:"weight,omitempty"`
 }
 
 // instanceKey is where an instance is registered: <root>/<service>/[<version>/]<addr>.
@@ -147,11 +112,8 @@ func decodeInstance(service, prefix, key string, value []byte) (in Instance, mis
 	if bytes.Equal(bytes.TrimSpace(value), []byte("null")) {
 		return Instance{}, "", &DecodeError{key, errors.New("value is null")}
 	}
-	weight := DefaultWeight
-	if r.Weight != nil {
-		weight = *r.Weight
-	}
-	if err := ValidateWeight(weight); err != nil {
+	weight, err := decodeWeight(r.Weight)
+	if err != nil {
 		return Instance{}, "", &DecodeError{key, err}
 	}
 	var differ []string
@@ -168,17 +130,18 @@ func decodeInstance(service, prefix, key string, value []byte) (in Instance, mis
 }
 
 func encodeInstance(service string, in Instance) ([]byte, error) {
-	return json.Marshal(record{Name: service, Addr: in.Addr, Version: in.Version, Weight: &in.Weight})
+	weight := json.RawMessage(strconv.Itoa(in.Weight))
+	return json.Marshal(record{Name: service, Addr: in.Addr, Version: in.Version, Weight: weight})
 }
 
-// sortUnique sorts instances by address and leaves one of each address: the newest registration, because an
-// address is one process, and an older key of it is a lease that has yet to run out.
+// sortUnique sorts instances by address and leaves one of each address: the one written last, because an address
+// is one process, and what it left under another key is a lease that has yet to run out.
 func sortUnique(instances []Instance) []Instance {
 	slices.SortFunc(instances, func(a, b Instance) int {
 		if c := strings.Compare(a.Addr, b.Addr); c != 0 {
 			return c
 		}
-		if c := cmp.Compare(b.CreateRevision, a.CreateRevision); c != 0 {
+		if c := cmp.Compare(b.ModRevision, a.ModRevision); c != 0 {
 			return c
 		}
 		return strings.Compare(a.Key, b.Key)

@@ -26,6 +26,9 @@ func TestDecodeInstance(t *testing.T) {
 		{name: "IPv6", key: "[2001:db8::1]:80", value: `{}`, want: Instance{Addr: "[2001:db8::1]:80", Weight: 1}},
 		{name: "drained", key: "a:80", value: `{"weight":0}`, want: Instance{Addr: "a:80", Weight: 0}},
 		{name: "heaviest", key: "a:80", value: `{"weight":65535}`, want: Instance{Addr: "a:80", Weight: 65535}},
+		{name: "weight of a writer that knows only doubles", key: "a:80", value: `{"weight":10.0}`, want: Instance{Addr: "a:80", Weight: 10}},
+		{name: "weight with an exponent", key: "a:80", value: `{"weight":1e1}`, want: Instance{Addr: "a:80", Weight: 10}},
+		{name: "drained by an exponent", key: "a:80", value: `{"weight":0e1000000000}`, want: Instance{Addr: "a:80", Weight: 0}},
 		{name: "weight null is none", key: "a:80", value: `{"weight":null}`, want: Instance{Addr: "a:80", Weight: 1}},
 		{name: "fields of others", key: "a:80", value: ` {"zone":"b","meta":{"x":[1]}} `, want: Instance{Addr: "a:80", Weight: 1}},
 		{name: "build version", key: "1.2.0+7/a:80", value: `{}`, want: Instance{Addr: "a:80", Version: "1.2.0+7", Weight: 1}},
@@ -45,15 +48,21 @@ func TestDecodeInstance(t *testing.T) {
 		{name: "null", key: "a:80", value: ` null `, err: "null"},
 		{name: "weight below 0", key: "a:80", value: `{"weight":-1}`, err: "weight -1 is out of range"},
 		{name: "weight too big", key: "a:80", value: `{"weight":65536}`, err: "weight 65536 is out of range"},
-		{name: "weight no integer", key: "a:80", value: `{"weight":1.5}`, err: "weight"},
-		{name: "weight no number", key: "a:80", value: `{"weight":"1"}`, err: "weight"},
+		{name: "weight no integer", key: "a:80", value: `{"weight":10.5}`, err: `weight: want a whole number, such as 10, got "10.5"`},
+		{name: "weight hardly no integer", key: "a:80", value: `{"weight":10.00000000000000000001}`, err: "weight: want a whole number"},
+		{name: "weight next to nothing", key: "a:80", value: `{"weight":1e-400}`, err: "weight: want a whole number"},
+		{name: "weight of a million digits", key: "a:80", value: `{"weight":1e1000000}`, err: "weight 1e1000000 is out of range"},
+		{name: "weight beyond numbers", key: "a:80", value: `{"weight":1e999999999999999999999}`, err: "is out of range"},
+		{name: "weight no number", key: "a:80", value: `{"weight":"1"}`, err: `weight: want a whole number, such as 10, got "1"`},
+		{name: "weight a list", key: "a:80", value: `{"weight":[1]}`, err: "weight: want a whole number, such as 10, got [1]"},
+		{name: "weight true", key: "a:80", value: `{"weight":true}`, err: "weight: want a whole number, such as 10, got true"},
 
 		{name: "no address", key: "", value: `{}`, err: `address "" is not host:port`},
 		{name: "no port", key: "10.0.0.7", value: `{}`, err: `address "10.0.0.7" is not host:port`},
 		{name: "port 0", key: "10.0.0.7:0", value: `{}`, err: `port "0"`},
 		{name: "port too big", key: "10.0.0.7:65536", value: `{}`, err: `port "65536"`},
 		{name: "port by name", key: "10.0.0.7:http", value: `{}`, err: `port "http"`},
-		{name: "no host", key: ":80", value: `{}`, err: "host is empty"},
+		{name: "no host", key: ":80", value: `{}`, err: "the host is missing; use one at which other machines reach this one, such as 10.0.0.7"},
 		{name: "host with a space", key: "a b:80", value: `{}`, err: `host "a b" holds ' '`},
 		{name: "empty version", key: "/a:80", value: `{}`, err: "version in the key is empty"},
 		{name: "version with a space", key: "1 0/a:80", value: `{}`, err: "version"},
@@ -83,16 +92,20 @@ func TestDecodeInstance(t *testing.T) {
 	}
 }
 
-func TestSortUniqueKeepsTheNewestRegistration(t *testing.T) {
+// The entry written last is the process that is there, whichever key it has, and whenever that key was first made.
+func TestSortUniqueKeepsTheNewestWrite(t *testing.T) {
 	got := sortUnique([]Instance{
-		{Addr: "b:80", Key: "/s/b:80", CreateRevision: 5},
-		{Addr: "a:80", Key: "/s/1/a:80", CreateRevision: 3},
-		{Addr: "a:80", Key: "/s/2/a:80", CreateRevision: 4},
-		{Addr: "a:80", Key: "/s/3/a:80", CreateRevision: 4},
+		{Addr: "b:80", Key: "/s/b:80", CreateRevision: 5, ModRevision: 5},
+		{Addr: "a:80", Key: "/s/1/a:80", CreateRevision: 3, ModRevision: 9},
+		{Addr: "a:80", Key: "/s/2/a:80", CreateRevision: 4, ModRevision: 4},
+		{Addr: "a:80", Key: "/s/3/a:80", CreateRevision: 8, ModRevision: 8},
+		{Addr: "c:80", Key: "/s/2/c:80", CreateRevision: 6, ModRevision: 6},
+		{Addr: "c:80", Key: "/s/1/c:80", CreateRevision: 6, ModRevision: 6}, // in one transaction
 	})
 	want := []Instance{
-		{Addr: "a:80", Key: "/s/2/a:80", CreateRevision: 4},
-		{Addr: "b:80", Key: "/s/b:80", CreateRevision: 5},
+		{Addr: "a:80", Key: "/s/1/a:80", CreateRevision: 3, ModRevision: 9},
+		{Addr: "b:80", Key: "/s/b:80", CreateRevision: 5, ModRevision: 5},
+		{Addr: "c:80", Key: "/s/1/c:80", CreateRevision: 6, ModRevision: 6},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)

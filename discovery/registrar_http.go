@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
-	"strconv"
 )
 
 // WeightHandler serves the weight of the registration, at any path: PUT with ?weight=N sets it (0 drains the
@@ -19,7 +18,7 @@ func (r *Registrar) WeightHandler() http.Handler {
 }
 
 func (r *Registrar) serveSetWeight(w http.ResponseWriter, req *http.Request) {
-	weight, err := parseWeight(req)
+	weight, err := weightOf(req)
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusBadRequest)
 		return
@@ -33,16 +32,12 @@ func (r *Registrar) serveSetWeight(w http.ResponseWriter, req *http.Request) {
 	r.serveStatus(w)
 }
 
-func parseWeight(req *http.Request) (int, error) {
+func weightOf(req *http.Request) (int, error) {
 	query := req.URL.Query()
 	if !query.Has("weight") {
 		return 0, fmt.Errorf("no weight is given; use ?weight=N with N from 0 (drained) to %d", MaxWeight)
 	}
-	weight, err := strconv.Atoi(query.Get("weight"))
-	if err != nil {
-		return 0, fmt.Errorf("weight %q is not a number; use 0 (drained) to %d", query.Get("weight"), MaxWeight)
-	}
-	return weight, ValidateWeight(weight)
+	return ParseWeight(query.Get("weight"))
 }
 
 func (r *Registrar) serveStatus(w http.ResponseWriter) {

@@ -146,6 +146,13 @@ func TestRegistrarInput(t *testing.T) {
 		{"bad service", "a/b", testInstance, 0, `service name "a/b" holds '/'; use letters, digits, '.', '_' and '-'`},
 		{"no port", "hello", discovery.Instance{Addr: "10.0.0.7"}, 0, `address "10.0.0.7" is not host:port`},
 		{
+			"every address", "hello",
+			discovery.Instance{Addr: "0.0.0.0:1001"},
+			0,
+			`address "0.0.0.0:1001": 0.0.0.0 means every address of whichever machine dials it; ` +
+				`use an address at which other machines reach this one, such as 10.0.0.7`,
+		},
+		{
 			"bad version", "hello",
 			discovery.Instance{Addr: "10.0.0.7:1", Version: "1/0"},
 			0,
@@ -570,8 +577,9 @@ func TestWeightHandler(t *testing.T) {
 		{"PUT", "/?weight=0", 200, `"weight":0,"registered":true`},
 		{"GET", "/", 200, `"key":"/hello/127.0.0.1:1001"`},
 		{"PUT", "/", 400, "no weight is given; use ?weight=N with N from 0 (drained) to 65535"},
-		{"PUT", "/?weight=", 400, `weight "" is not a number`},
-		{"PUT", "/?weight=ten", 400, `weight "ten" is not a number; use 0 (drained) to 65535`},
+		{"PUT", "/?weight=", 400, `weight: want a whole number, such as 10, got ""`},
+		{"PUT", "/?weight=ten", 400, `weight: want a whole number, such as 10, got "ten"`},
+		{"PUT", "/?weight=10.0", 200, `"weight":10,"registered":true`},
 		{"PUT", "/?weight=-1", 400, "weight -1 is out of range; use 0 (drained) to 65535"},
 		{"PUT", "/?weight=65536", 400, "weight 65536 is out of range"},
 		{"POST", "/?weight=1", 405, ""},

@@ -22,7 +22,7 @@ const module = "github.com/lbproxy/lbproxy"
 var arrows = map[string][]string{
 	// What exists, who is picked, where a call goes: each knows those before it.
 	"metrics":                {},
-	"discovery":              {"metrics", "internal/strictyaml", "internal/filewatch", "internal/logsample"},
+	"discovery":              {"metrics", "internal/strictyaml", "internal/filewatch", "internal/logsample", "internal/number"},
 	"discovery/grpcresolver": {"discovery"},
 	"picker":                 {"discovery", "metrics"},
 	"proxy":                  {"picker", "discovery", "metrics"},
@@ -38,10 +38,15 @@ var arrows = map[string][]string{
 	"configs":      {"discovery", "picker", "internal/strictyaml"},
 	"admin":        {"proxy", "picker", "discovery", "metrics", "configs"},
 	"internal/app": {"admin", "configs", "proxy/grpcengine", "proxy/relay", "proxy/transport", "proxy", "picker", "discovery", "metrics"},
-	"cmd/lbproxy":  {"internal/app", "configs", "proxy", "picker", "discovery", "metrics", "internal/filewatch", "internal/terminal"},
+	"cmd/lbproxy": {
+		"internal/app", "configs", "proxy", "picker", "discovery", "metrics", "internal/filewatch", "internal/terminal",
+		"internal/flagfault",
+	},
 
 	// Tools that know nothing of load balancing.
-	"internal/strictyaml": {},
+	"internal/flagfault":  {"internal/strictyaml", "internal/number"},
+	"internal/number":     {},
+	"internal/strictyaml": {"internal/number"},
 	"internal/filewatch":  {},
 	"internal/logsample":  {},
 	"internal/terminal":   {},
@@ -51,6 +56,7 @@ var arrows = map[string][]string{
 	"internal/etcdtest":  {"internal/embedetcd"},
 	"cmd/lbproxy-dev": {
 		"internal/app", "internal/embedetcd", "internal/terminal", "configs", "discovery", "discovery/grpcresolver", "proxy", "picker", "metrics",
+		"internal/flagfault",
 	},
 	"bench":    {},
 	"test":     {},
@@ -63,7 +69,7 @@ var confined = map[string][]string{
 	"go.etcd.io/etcd/server/":          {"internal/embedetcd", "internal/etcdtest"},
 	"github.com/mwitkow/grpc-proxy/":   {"proxy/grpcengine"}, // the policy knows no engine
 	"github.com/goccy/go-yaml/":        {"internal/strictyaml", "configs"},
-	"github.com/spf13/cobra/":          {"cmd/lbproxy", "cmd/lbproxy-dev"},
+	"github.com/spf13/cobra/":          {"cmd/lbproxy", "cmd/lbproxy-dev", "internal/flagfault"},
 	"github.com/HdrHistogram/":         {"bench"},
 	"google.golang.org/grpc/examples/": {"cmd/lbproxy-dev"},
 	"google.golang.org/grpc/interop/":  {},

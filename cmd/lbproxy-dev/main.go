@@ -19,6 +19,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/lbproxy/lbproxy/discovery"
+	"github.com/lbproxy/lbproxy/internal/flagfault"
 	"github.com/lbproxy/lbproxy/picker"
 )
 
@@ -117,6 +118,7 @@ weight and see the shares follow. Ctrl-C stops everything and leaves nothing beh
 	flags.BoolVar(&o.once, "once", false, "send 1000 calls, show the shares and exit, with 1 unless they match the weights")
 	flags.StringVarP(&o.output, "output", "o", "table", "form of what --once shows: table or json")
 	flags.BoolVarP(&o.verbose, "verbose", "v", false, "log what lbproxy and the registrations do, to standard error")
+	cmd.SetFlagErrorFunc(flagfault.Explain)
 	cmd.MarkFlagsMutuallyExclusive("weights", "backends")
 	cmd.MarkFlagsMutuallyExclusive("rate", "once")
 	return cmd

@@ -14,6 +14,8 @@ import (
 	"github.com/spf13/cobra"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
+
+	"github.com/lbproxy/lbproxy/internal/flagfault"
 )
 
 func main() { os.Exit(run(context.Background(), os.Args[1:], os.Stdout, os.Stderr)) }
@@ -68,6 +70,7 @@ func newRootCommand() *cobra.Command {
 		SilenceErrors: true, // run reports them
 		SilenceUsage:  true,
 	}
+	root.SetFlagErrorFunc(flagfault.Explain)
 	root.AddCommand(
 		newServeCommand(),
 		newCheckCommand(),

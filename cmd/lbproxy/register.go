@@ -7,6 +7,9 @@ import (
 	"net"
 	"net/http"
 	"os/signal"
+	"slices"
+	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
@@ -15,6 +18,9 @@ import (
 
 	"github.com/lbproxy/lbproxy/discovery"
 )
+
+// answerPatience is for a server that is started together with its registration.
+const answerPatience = 2 * time.Second
 
 // registration is what the flags of register say.
 type registration struct {
@@ -70,7 +76,8 @@ cannot be started.`,
 	flags.StringVar(&r.service, "name", "", "service that the instance belongs to")
 	flags.StringVar(&r.instance.Addr, "addr", "", "host:port where proxies reach the instance")
 	flags.StringVar(&r.instance.Version, "version", "", "version of the instance")
-	flags.IntVar(&r.instance.Weight, "weight", discovery.DefaultWeight, "share of the calls, 0 (drained) to 65535")
+	r.instance.Weight = discovery.DefaultWeight
+	flags.Var((*weight)(&r.instance.Weight), "weight", "share of the calls, 0 (drained) to 65535")
 	flags.DurationVar(&r.ttl, "ttl", 10*time.Second, "how long the registration outlives a crash")
 	flags.StringVar(&r.weightAddress, "weight-address", "", "host:port to serve the weight on, for GET and PUT ?weight=N")
 	flags.DurationVar(&r.startTimeout, "start-timeout", time.Minute, "how long the command may take to accept connections")
@@ -82,6 +89,18 @@ cannot be started.`,
 		}
 	}
 	return cmd
+}
+
+// weight is a flag's value.
+type weight int
+
+func (w *weight) String() string { return strconv.Itoa(int(*w)) }
+func (w *weight) Type() string   { return "int" }
+
+func (w *weight) Set(text string) error {
+	n, err := discovery.ParseWeight(text)
+	*w = weight(n)
+	return err
 }
 
 func (r *registration) run(cmd *cobra.Command, command []string) error {
@@ -106,19 +125,36 @@ func (r *registration) run(cmd *cobra.Command, command []string) error {
 		}
 		defer stop()
 	}
+	if discovery.IsLoopback(r.instance.Addr) && slices.ContainsFunc(r.etcd.etcd.Endpoints, isRemote) {
+		log.Warn("the address is loopback and etcd is not: to each other host that sees this registration, the address "+
+			"means itself; register one at which others reach this host", zap.String("addr", r.instance.Addr))
+	}
 	if len(command) > 0 {
 		s := &supervisor{
 			log: log, registrar: registrar, addr: r.instance.Addr, startTimeout: r.startTimeout, drainWait: r.drainWait,
 		}
 		return s.run(cmd.Context(), newProcess(command, cmd.InOrStdin(), cmd.OutOrStdout(), cmd.ErrOrStderr()))
 	}
-	return registerUntilSignal(cmd.Context(), registrar)
+	return registerUntilSignal(cmd.Context(), registrar, r.instance.Addr, log)
 }
 
-func registerUntilSignal(ctx context.Context, registrar *discovery.Registrar) error {
+// isRemote is whether an endpoint of etcd is on another host, for all that its address says.
+func isRemote(endpoint string) bool {
+	scheme, host, isURL := strings.Cut(endpoint, "://")
+	if !isURL {
+		host = endpoint
+	}
+	return !strings.HasPrefix(scheme, "unix") && !discovery.IsLoopback(strings.TrimRight(host, "/"))
+}
+
+func registerUntilSignal(ctx context.Context, registrar *discovery.Registrar, addr string, log *zap.Logger) error {
 	ctx, stop := signal.NotifyContext(ctx, heeded(syscall.SIGINT)...)
 	defer stop()
 	registrar.Start()
+	if !acceptsWithin(ctx, addr, answerPatience) && ctx.Err() == nil {
+		log.Warn("nothing accepts connections at the address, which is registered all the same; "+
+			"check it, or start the server there", zap.String("addr", addr), zap.Duration("after", answerPatience))
+	}
 	<-ctx.Done()
 	stop() // a second signal ends the process at once
 	return registrar.Stop(context.WithoutCancel(ctx))

@@ -81,6 +81,50 @@ func TestRegisterUntilSignal(t *testing.T) {
 	}
 }
 
+func TestRegisterWarns(t *testing.T) {
+	const unanswered, loopback = "nothing accepts connections at the address", "the address is loopback and etcd is not"
+	t.Run("when nothing answers", func(t *testing.T) {
+		t.Parallel()
+		h := newHost(t)
+		p := start(t, h.register()...)
+		eventually(t, "the instance is registered", h.registered)
+		p.awaitLog(unanswered)
+		if strings.Contains(p.stderr.String(), loopback) {
+			t.Error("it warns of loopback, where etcd is, too")
+		}
+		p.send(syscall.SIGTERM)
+		p.awaitExit(0)
+	})
+	t.Run("unless something does", func(t *testing.T) {
+		t.Parallel()
+		h := newHost(t)
+		l, err := net.Listen("tcp", h.addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close()
+		p := start(t, h.register()...)
+		conn, err := l.Accept() // the look at the address
+		if err != nil {
+			t.Fatal(err)
+		}
+		conn.Close()
+		eventually(t, "the instance is registered", h.registered)
+		p.send(syscall.SIGTERM)
+		p.awaitExit(0)
+		if strings.Contains(p.stderr.String(), unanswered) {
+			t.Error("it warns all the same")
+		}
+	})
+	t.Run("of loopback, when etcd is elsewhere", func(t *testing.T) {
+		t.Parallel()
+		for _, etcd := range []string{"192.0.2.1:2379", "https://etcd.example:2379/", "127.0.0.1:1,etcd.example:2379"} {
+			p := start(t, "register", "--name", "hello", "--addr", "localhost:1001", "--etcd", etcd)
+			p.awaitLog(loopback)
+		}
+	})
+}
+
 func TestRegisterUntilContextEnds(t *testing.T) {
 	h := newHost(t)
 	ctx, cancel := context.WithCancel(t.Context())

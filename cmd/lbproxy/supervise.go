@@ -122,20 +122,29 @@ func (s *supervisor) awaitAccepting(parent context.Context) event {
 	defer cancel()
 	accepting := make(chan struct{})
 	polling.Go(func() { // ends with ctx at the latest
-		for !accepts(ctx, s.addr) {
-			select {
-			case <-time.After(acceptPoll):
-			case <-ctx.Done():
-				return
-			}
+		if acceptsWithin(ctx, s.addr, s.startTimeout) {
+			close(accepting)
 		}
-		close(accepting)
 	})
 	e := s.await(ctx, accepting)
 	if e == timeout && parent.Err() != nil {
 		return stopping
 	}
 	return e
+}
+
+// acceptsWithin waits until somebody accepts connections at addr. It is false if nobody does in time.
+func acceptsWithin(ctx context.Context, addr string, patience time.Duration) bool {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	for !accepts(ctx, addr) {
+		select {
+		case <-time.After(acceptPoll):
+		case <-ctx.Done():
+			return false
+		}
+	}
+	return true
 }
 
 func accepts(ctx context.Context, addr string) bool {

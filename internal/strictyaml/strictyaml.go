@@ -14,7 +14,6 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
-	"strconv"
 	"strings"
 	"time"
 	"unicode"
@@ -23,6 +22,9 @@ import (
 	"github.com/goccy/go-yaml"
 	"github.com/goccy/go-yaml/ast"
 	"github.com/goccy/go-yaml/parser"
+	"github.com/goccy/go-yaml/token"
+
+	"github.com/lbproxy/lbproxy/internal/number"
 )
 
 // Decode decodes the YAML in data into the struct that into points to. What the document leaves out, or
@@ -84,6 +86,9 @@ func line(n ast.Node) int {
 }
 
 type decoder struct{ *Faults }
+
+// ErrDuration is for text that is no duration.
+var ErrDuration = errors.New("want a duration with its unit, such as 500ms, 5s or 10m")
 
 var durationType = reflect.TypeFor[time.Duration]()
 
@@ -209,7 +214,7 @@ func (d decoder) duration(n ast.Node, v reflect.Value, at Path) {
 	text, _ := scalarText(n)
 	t, err := time.ParseDuration(text)
 	if err != nil {
-		d.lose(line(n), at, "want a duration with its unit, such as 500ms, 5s or 10m, got %s", describe(n))
+		d.lose(line(n), at, "%v, got %s", ErrDuration, describe(n))
 		return
 	}
 	v.SetInt(int64(t))
@@ -232,12 +237,15 @@ func (d decoder) scalar(n ast.Node, v reflect.Value, at Path) {
 			d.lose(line(n), at, "want text, got %s", describe(n))
 		}
 	case reflect.Int:
-		number, err := strconv.Atoi(text)
-		if _, ok := n.(*ast.IntegerNode); !ok || err != nil {
-			d.lose(line(n), at, "want a whole number, such as 10, got %s", describe(n))
+		whole, err := number.Whole(text)
+		if !isNumber(n) {
+			err = number.ErrNotWhole
+		}
+		if err != nil {
+			d.lose(line(n), at, "%v, got %s", err, describe(n))
 			return
 		}
-		v.SetInt(int64(number))
+		v.SetInt(int64(whole))
 	case reflect.Bool:
 		b, ok := n.(*ast.BoolNode)
 		if !ok {
@@ -248,6 +256,16 @@ func (d decoder) scalar(n ast.Node, v reflect.Value, at Path) {
 	default:
 		panic(fmt.Sprintf("strictyaml: no way to decode into %s", v.Type()))
 	}
+}
+
+func isNumber(n ast.Node) bool {
+	switch n := n.(type) {
+	case *ast.IntegerNode, *ast.FloatNode:
+		return true
+	case *ast.StringNode:
+		return n.GetToken().Type == token.StringType // 1e1 (YAML 1.2.2, 10.3.2), which the parser takes for text
+	}
+	return false
 }
 
 // scalarText returns a scalar as it was written, without quotes; it reports false for everything else.

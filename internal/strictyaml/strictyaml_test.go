@@ -67,6 +67,14 @@ func TestDecode(t *testing.T) {
 				"by_key:\n  k.1: {address: c, weight: 7}\n  2:\ninner: {names: ['1.10']}\nopt:\n", full,
 		},
 		{
+			"whole numbers of a writer that knows only floating point",
+			"count: 20.0\nby_key: {a: {weight: 1e1}, b: {weight: 0.5e+1}}\n",
+			document{
+				Name: "default", Count: 20, Items: plain.Items,
+				ByKey: map[string]item{"a": {"", 10, nil}, "b": {"", 5, nil}},
+			},
+		},
+		{
 			"byte order mark, windows line ends", "\ufeffname: 'two words'\r\ncount: 2\r\n",
 			document{Name: "two words", Count: 2, Items: plain.Items},
 		},
@@ -118,7 +126,9 @@ f.yaml:14: opt: want the keys names, got the text "text"
 		{"word as text", "name: true", `f.yaml:1: name: want text, got true; put it in quotes: "true"`},
 		{"list as text", "name: []", `f.yaml:1: name: want text, got a list`},
 		{"text as number", "count: '1'", `f.yaml:1: count: want a whole number, such as 10, got the text "1"`},
-		{"number too big", "count: 9999999999999999999", `f.yaml:1: count: want a whole number, such as 10, got the number 9999999999999999999`},
+		{"number too big", "count: 9999999999999999999", `f.yaml:1: count: want a number of at most 18 digits, got the number 9999999999999999999`},
+		{"number with an exponent too big", "count: 1e300", `f.yaml:1: count: want a number of at most 18 digits, got the text "1e300"`},
+		{"number beyond floating point", "count: 1e1000000000", `f.yaml:1: count: want a number of at most 18 digits, got the text "1e1000000000"`},
 		{"several lines of text", "name: |\n  a\n  b\n", `f.yaml:1: name: the text holds a line break or another control character; remove it`},
 		{"odd key", "by_key: {\"a b\": 1}", `f.yaml:1: by_key["a b"]: want the keys address, weight, labels, got the number 1`},
 		{"control character in a key", "by_key: {\"a\\n\": {}}", `f.yaml:1: by_key["a\n"]: the key holds a control character`},
