@@ -43,7 +43,7 @@ func (r *Route) matches(req *Request, host string) bool {
 	if r.Method != "" && !strings.HasPrefix(req.Method, r.Method) {
 		return false
 	}
-	if r.Authority != "" && !strings.EqualFold(r.Authority, host) {
+	if r.Authority != "" && !strings.EqualFold(unrooted(r.Authority), host) {
 		return false
 	}
 	for key, want := range r.Headers {
@@ -97,18 +97,21 @@ func (r *router) route(req *Request) (service, version string, _ *Error) {
 	return host, req.Version, nil
 }
 
-// hostOf cuts the port off an authority, and the brackets off an IPv6 address.
+// hostOf cuts the port off an authority, the brackets off an IPv6 address, and the root's dot off a name.
 func hostOf(authority string) string {
 	if rest, ok := strings.CutPrefix(authority, "["); ok {
 		host, _, _ := strings.Cut(rest, "]")
 		return host
 	}
+	host := authority
 	if strings.Count(authority, ":") == 1 {
-		host, _, _ := strings.Cut(authority, ":")
-		return host
+		host, _, _ = strings.Cut(authority, ":")
 	}
-	return authority
+	return unrooted(host)
 }
+
+// unrooted is a host's name without the dot that makes it absolute (RFC 3986, section 3.2.2): it is the same host.
+func unrooted(host string) string { return strings.TrimSuffix(host, ".") }
 
 // namesService tells a service's name from an address that merely says where the proxy listens. It does not
 // parse addresses, because the error for a name that is none would be garbage of every call.

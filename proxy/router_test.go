@@ -18,6 +18,7 @@ func TestRouting(t *testing.T) {
 		{Method: "/pkg.Greeter/", Service: "greeter", Version: "2.0.0"},
 		{Authority: "shop.internal", Headers: map[string]string{"x-team": "blue"}, Service: "shop-blue"},
 		{Authority: "shop.internal", Service: "shop"},
+		{Authority: "Depot.Internal.", Service: "depot"},
 	}
 	blue := metadata.Pairs("x-team", "green", "x-team", "blue")
 	for _, c := range []struct {
@@ -37,6 +38,13 @@ func TestRouting(t *testing.T) {
 		{"not all conditions hold", proxy.Request{Authority: "shop.internal"}, "shop", ""},
 		{"authority", proxy.Request{Method: "/a.B/C", Authority: "hello"}, "hello", ""},
 		{"authority with port", proxy.Request{Method: "/a.B/C", Authority: "hello.world:7070"}, "hello.world", ""},
+		{"authority with the root's dot", proxy.Request{Method: "/a.B/C", Authority: "hello."}, "hello", ""},
+		{"authority with the root's dot and a port", proxy.Request{Method: "/a.B/C", Authority: "hello.world.:7070"}, "hello.world", ""},
+		{"route for an authority with the root's dot", proxy.Request{Authority: "shop.internal.:7070"}, "shop", ""},
+		{"route with the root's dot", proxy.Request{Authority: "depot.internal"}, "depot", ""},
+		{"authority is localhost with the root's dot", proxy.Request{Method: "/a.B/C", Authority: "localhost."}, "", ""},
+		{"authority is IPv4 with the root's dot", proxy.Request{Method: "/a.B/C", Authority: "127.0.0.1.:7070"}, "", ""},
+		{"authority is the root", proxy.Request{Method: "/a.B/C", Authority: "."}, "", ""},
 		{"authority is localhost", proxy.Request{Method: "/a.B/C", Authority: "localhost:7070"}, "", ""},
 		{"authority is IPv4", proxy.Request{Method: "/a.B/C", Authority: "127.0.0.1:7070"}, "", ""},
 		{"authority is IPv6", proxy.Request{Method: "/a.B/C", Authority: "[::1]:7070"}, "", ""},
@@ -80,6 +88,26 @@ func TestRouting(t *testing.T) {
 				call.Unpick()
 			}
 		})
+	}
+}
+
+// A client that asks for reflection takes UNIMPLEMENTED for a server without it, and hides the message.
+func TestNoRouteForReflection(t *testing.T) {
+	b := newBench(t)
+	for method, want := range map[string]codes.Code{
+		"/grpc.reflection.v1.ServerReflection/ServerReflectionInfo":      codes.NotFound,
+		"/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": codes.NotFound,
+		"/grpc.reflections.Other/Call":                                   codes.Unimplemented,
+		"/pkg.Greeter/SayHello":                                          codes.Unimplemented,
+	} {
+		for _, service := range []string{"", "no such/name"} {
+			var call proxy.Call
+			err := b.Begin(&call, &proxy.Request{Method: method, Service: service, Header: metadata.MD{}})
+			if err == nil || err.Reason != proxy.NoRoute || err.Code != want {
+				t.Errorf("%s, service %q: %v, want no_route of code %s", method, service, err, want)
+			}
+			call.Fail(err)
+		}
 	}
 }
 

@@ -2,6 +2,8 @@ package proxy
 
 import (
 	"fmt"
+	"net/http"
+	"strings"
 	"time"
 
 	"google.golang.org/grpc/codes"
@@ -40,19 +42,47 @@ type Error struct {
 
 func (e *Error) Error() string { return fmt.Sprintf("%s (%s): %s", e.Reason, e.Code, e.Message) }
 
+// HTTPStatus is what a caller gets that speaks no gRPC: the status that gRPC's own callers would take for the code, or
+// for INTERNAL, which is never the proxy's fault, whose fault it is.
+func (e *Error) HTTPStatus() int {
+	switch e.Code {
+	case codes.Unimplemented, codes.NotFound:
+		return http.StatusNotFound
+	case codes.DeadlineExceeded:
+		return http.StatusGatewayTimeout
+	case codes.ResourceExhausted:
+		return http.StatusTooManyRequests
+	case codes.Internal:
+		if e.Reason == Limit {
+			return http.StatusRequestHeaderFieldsTooLarge
+		}
+		return http.StatusBadGateway
+	}
+	return http.StatusServiceUnavailable
+}
+
 func fail(reason Reason, code codes.Code, format string, args ...any) *Error {
 	return &Error{reason, code, "lbproxy: " + fmt.Sprintf(format, args...)}
 }
 
+// noRouteCode is UNIMPLEMENTED, as of a server that lacks the method. Of the reflection service that would say that the
+// server has none, and clients such as grpcurl say just that in place of the message; they show it with NOT_FOUND.
+func noRouteCode(r *Request) codes.Code {
+	if strings.HasPrefix(r.Method, "/grpc.reflection.") {
+		return codes.NotFound
+	}
+	return codes.Unimplemented
+}
+
 func errNoRoute(r *Request) *Error {
-	return fail(NoRoute, codes.Unimplemented,
+	return fail(NoRoute, noRouteCode(r),
 		"no service for %s: the listener %s is bound to none, the call has no metadata %s, no route matches, and "+
 			":authority %q names none; set one of these",
 		r.Method, r.Listener, ServiceKey, r.Authority)
 }
 
 func errBadName(r *Request, name string, err error) *Error {
-	return fail(NoRoute, codes.Unimplemented, "no service for %s: %q, taken from the call, cannot be one: %v", r.Method, name, err)
+	return fail(NoRoute, noRouteCode(r), "no service for %s: %q, taken from the call, cannot be one: %v", r.Method, name, err)
 }
 
 func errUnknownService(service string) *Error {
