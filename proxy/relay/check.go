@@ -13,7 +13,7 @@ import (
 
 // checkRequest also returns content-length; -1 if there is none.
 func checkRequest(fields []hpack.Field) (length int64, reason string) {
-	var method, scheme, path, authority int
+	var method, scheme, path, authority, host int
 	for i := range fields {
 		f := &fields[i]
 		switch f.Name {
@@ -27,13 +27,36 @@ func checkRequest(fields []hpack.Field) (length int64, reason string) {
 			}
 		case ":authority":
 			authority++
+		case "host":
+			host++
 		}
 	}
 	if method != 1 || scheme != 1 || path != 1 || authority > 1 {
 		return 0, "a pseudo-header field is missing or there twice"
 	}
+	if host > 1 {
+		return 0, "host is there twice"
+	}
 	pseudo := method + scheme + path + authority
 	return checkRegular(fields[min(pseudo, len(fields)):], fields[:pseudo])
+}
+
+// nameAuthority has host become :authority in a request without one, and returns by how much the fields grow: "An
+// intermediary that forwards a request over HTTP/2 MUST construct an :authority pseudo-header field" (section 8.3.1).
+// Where there are both, :authority is what counts, and host passes as it is.
+func nameAuthority(fields []hpack.Field) (grown uint32) {
+	for i, f := range fields {
+		if f.Name == ":authority" || f.Name == "host" && f.Value == "" {
+			return 0
+		}
+		if f.Name == "host" {
+			f.Name = ":authority"
+			copy(fields[1:i+1], fields[:i])
+			fields[0] = f
+			return uint32(len(":authority") - len("host"))
+		}
+	}
+	return 0
 }
 
 func checkResponse(fields []hpack.Field) (length int64, reason string) {

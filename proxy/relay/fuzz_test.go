@@ -226,6 +226,7 @@ func FuzzInterleaved(f *testing.F) {
 	f.Add([]byte{6, 0, 0, 6, 1, 0, 0, 0, 0, 1, 0, 255, 1, 0, 255, 7, 0, 0, 9, 0, 0, 14, 0, 0, 20, 0, 0, 2, 0, 0})
 	f.Add([]byte{20, 0, 1, 20, 1, 1, 0, 0, 1, 0, 0, 1, 0, 0, 1, 0, 1, 1, 24, 0, 1, 24, 1, 4, 25, 0, 0, 12, 0, 0, 25, 0, 0, 12, 0, 0, 27, 0, 255})
 	f.Add([]byte{30, 0, 2, 0, 0, 1, 0, 0, 1, 27, 0, 20, 10, 0, 0, 10, 1, 0, 27, 0, 20, 27, 0, 20})
+	f.Add([]byte{0, 16, 1, 10, 16, 0, 11, 0, 1, 0, 32, 1, 0, 48, 1, 0, 48, 1, 10, 49, 0, 6, 0, 0, 11, 1, 1, 27, 0, 99, 4, 0, 9, 5, 0, 9})
 	f.Add([]byte{26, 0, 9, 28, 0, 0, 22, 0, 255, 22, 0, 254, 22, 0, 255, 22, 0, 255, 28, 0, 1, 12, 0, 0, 22, 0, 255, 29, 0, 0, 27, 0, 99})
 	f.Fuzz(func(t *testing.T, script []byte) {
 		if len(script) > 3*400 {
@@ -247,6 +248,9 @@ func FuzzInterleaved(f *testing.F) {
 		w.finish()
 	})
 }
+
+// contentTypes are of calls and responses in all the dialects.
+var contentTypes = [...]string{"application/grpc", "application/grpc-web", "application/grpc-web-text", "application/json"}
 
 type interleaved struct {
 	w                 *world
@@ -294,7 +298,7 @@ func (in *interleaved) do(what, whom, n byte) {
 	}
 	switch what {
 	case 0:
-		p.request(n&1 != 0, "grpc-timeout", string(rune('1'+n%9))+"S")
+		p.ask(n&1 != 0, "content-type", contentTypes[whom>>4&3], "grpc-timeout", string(rune('1'+n%9))+"S")
 	case 1, 11:
 		if st := p.streams[id]; st != nil && (p.side == caller || st.answered) {
 			p.data(id, make([]byte, min(int64(n)*512, max(0, st.credit), max(0, p.credit))), false)
@@ -337,7 +341,7 @@ func (in *interleaved) do(what, whom, n byte) {
 	case 10:
 		if st := p.streams[id]; st != nil && !st.answered {
 			st.answered = true
-			p.respond(id)
+			p.headers(id, false, ":status", "200", "content-type", contentTypes[whom>>4&3])
 		}
 	case 12:
 		if st := p.streams[id]; st != nil {

@@ -2,67 +2,67 @@ package relay
 
 import (
 	"strconv"
-	"strings"
 	"time"
 
 	"google.golang.org/grpc/codes"
 
-	"github.com/lbproxy/lbproxy/proxy"
 	"github.com/lbproxy/lbproxy/proxy/h2"
 	"github.com/lbproxy/lbproxy/proxy/h2/hpack"
 )
 
-// What gRPC says with fields and resets.
+// What calls say of themselves in gRPC, with fields and resets.
 
-// statusFields is the field block of a status that the proxy makes: trailers, or all of the response.
-func (c *core) statusFields(err *proxy.Error, trailers bool) []hpack.Field {
-	c.status = cleared(c.status)
-	if !trailers {
-		c.status = append(c.status,
-			hpack.Field{Name: ":status", Value: "200"},
-			hpack.Field{Name: "content-type", Value: "application/grpc"})
+// begins notes what the fields that begin a response say of its status.
+func (st *stream) begins(fields []hpack.Field) {
+	status := fields[0].Value
+	st.speaks = plainHTTP
+	if status == "200" { // else it is no gRPC's, whatever it says that it is
+		st.speaks = dialectOf(valueOf(fields, "content-type"))
 	}
-	c.status = append(c.status,
-		hpack.Field{Name: "grpc-status", Value: strconv.Itoa(int(err.Code))},
-		hpack.Field{Name: "grpc-message", Value: percentEncode(err.Message)},
-		hpack.Field{Name: proxy.ErrorTrailer, Value: string(err.Reason)})
-	return c.status
+	st.code = codeOfHTTP(status)
+	if st.speaks == plainHTTP && status[0] == '2' {
+		if d, _ := st.wants(); d == plainHTTP {
+			st.code = codes.OK
+		}
+	}
 }
 
-// percentEncode is how a message stands in grpc-message: all but printable ASCII, and the percent sign itself,
-// as %XX.
-func percentEncode(s string) string {
-	var b strings.Builder
-	for _, c := range []byte(s) {
-		if c >= ' ' && c <= '~' && c != '%' {
-			b.WriteByte(c)
-			continue
-		}
-		const hex = "0123456789ABCDEF"
-		b.Write([]byte{'%', hex[c>>4], hex[c&15]})
+// ends notes the status in the fields that end a response. Where it is not there, what is known of it stands.
+func (st *stream) ends(fields []hpack.Field) {
+	if status := valueOf(fields, "grpc-status"); status != "" {
+		st.code = parseStatus(status)
 	}
-	return b.String()
 }
 
-// statusOf is the gRPC status in the fields that end a response.
-func statusOf(fields []hpack.Field) codes.Code {
-	for _, f := range fields {
-		if f.Name == "grpc-status" {
-			if n, err := strconv.ParseUint(f.Value, 10, 32); err == nil {
-				return codes.Code(n)
-			}
-		}
+// rejected says whether the response is one that no gRPC library reads to its end: its fields decide.
+func (st *stream) rejected() bool {
+	d, _ := st.wants()
+	return st.answered && st.speaks == plainHTTP && d != plainHTTP
+}
+
+func parseStatus(s string) codes.Code {
+	n, err := strconv.ParseUint(s, 10, 32)
+	if err != nil {
+		return codes.Unknown
+	}
+	return codes.Code(n)
+}
+
+// codeOfHTTP is the status that a caller's library makes of a response without one (grpc/doc/http-grpc-status-mapping.md).
+func codeOfHTTP(status string) codes.Code {
+	switch status {
+	case "400", "431":
+		return codes.Internal
+	case "401":
+		return codes.Unauthenticated
+	case "403":
+		return codes.PermissionDenied
+	case "404":
+		return codes.Unimplemented
+	case "429", "502", "503", "504":
+		return codes.Unavailable
 	}
 	return codes.Unknown
-}
-
-func isGRPC(fields []hpack.Field) bool {
-	for _, f := range fields {
-		if f.Name == "content-type" {
-			return strings.HasPrefix(f.Value, "application/grpc")
-		}
-	}
-	return false
 }
 
 var timeoutUnits = []struct {

@@ -115,6 +115,7 @@ func (c *conn) onRequest(h h2.FrameHeader) error {
 	if reason != "" || h.Flags.Has(h2.FlagEndStream) && length > 0 {
 		return c.reject(h, metrics.Malformed, h2.ProtocolError)
 	}
+	core.size += nameAuthority(core.fields)
 	st := core.newStream()
 	st.owner, st.began, st.replay, st.code = c, core.now, true, codes.Unknown
 	st.request, st.size = append(st.request, core.fields...), core.size
@@ -202,9 +203,9 @@ func (c *conn) onResponse(st *stream, h h2.FrameHeader) error {
 	st.answered = true
 	c.core.unkeep(st)
 	in.expected = length
-	st.grpc = isGRPC(fields)
+	st.begins(fields)
 	if end {
-		st.code = statusOf(fields)
+		st.ends(fields)
 		st.responseEnded()
 	}
 	st.headers(backend, fields, end)
@@ -225,7 +226,7 @@ func (c *conn) onTrailers(st *stream, h h2.FrameHeader) error {
 		return h2.StreamError{StreamID: h.StreamID, Code: h2.ProtocolError, Reason: reason}
 	}
 	if c.side == backend {
-		st.code = statusOf(c.core.fields)
+		st.ends(c.core.fields)
 		st.responseEnded()
 	} else {
 		in.gotEnd = true
@@ -275,6 +276,9 @@ func (c *conn) onData(h h2.FrameHeader, payload []byte) error {
 	}
 	c.useful()
 	in.gotEnd = end
+	if c.side == backend && st.speaks.isWeb() {
+		st.web.read(st.speaks, data, &st.code)
+	}
 	if c.side == backend && end {
 		st.responseEnded()
 	}

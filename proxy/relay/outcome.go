@@ -68,7 +68,11 @@ func (st *stream) cancelled(c *core) {
 	st.unqueue(c)
 	if !st.ended {
 		st.ended = true
-		st.call.Cancel()
+		if st.rejected() {
+			st.call.End(st.code)
+		} else {
+			st.call.Cancel()
+		}
 	}
 	st.close(backend, h2.Cancel)
 	c.release(st)
@@ -121,9 +125,8 @@ func (st *stream) fail(c *core, err *proxy.Error) {
 	}
 	c.timers.remove(&st.timer)
 	st.close(backend, h2.Cancel)
-	toCaller := &st.half[caller]
-	toCaller.last = nothing
-	st.headers(backend, c.statusFields(err, toCaller.headed), true)
+	st.half[caller].last = nothing
+	st.tell(c, err)
 }
 
 // discard fails a call that holds too much memory, and lets go of what it holds.

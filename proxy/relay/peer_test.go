@@ -31,7 +31,8 @@ type peer struct {
 	dec  *hpack.Decoder
 	enc  *hpack.Encoder
 	blob bytes.Buffer
-	log  []string // the frames that came, see [peer.note]
+	log  []string          // the frames that came, see [peer.note]
+	last map[string]string // the fields that came last
 
 	window    int64 // of the connection, for the core to send
 	initial   int64
@@ -183,7 +184,9 @@ func (p *peer) note(f http2.Frame) {
 func (p *peer) onHeaders(st *peerStream, f *http2.MetaHeadersFrame) {
 	id := f.StreamID
 	var b strings.Builder
+	p.last = map[string]string{}
 	for _, field := range f.Fields {
+		p.last[field.Name] += field.Value
 		switch field.Name {
 		case ":status", "grpc-status", "lbproxy-error", "x", "grpc-timeout":
 			fmt.Fprintf(&b, " %s=%s", field.Name, field.Value)

@@ -41,9 +41,11 @@ type stream struct {
 	tries    int  // how many of them there are
 	queued   bool // waits for a stream on a connection of its endpoint
 	answered bool // the response has begun
-	grpc     bool // and is gRPC's, which must end with a status
-	code     codes.Code
 	ended    bool // the call has ended, for the policy
+
+	speaks dialect    // of the response: GRPC's must end with a status
+	web    webContent // if it is gRPC-Web's
+	code   codes.Code // of the response, as far as it has come
 
 	deadline time.Time // the caller's; zero if there is none
 	giveUp   time.Time // when an endpoint must have come; zero if none is waited for
@@ -202,7 +204,7 @@ func (st *stream) relay(from side, data []byte, end bool) {
 	if from == caller {
 		st.keep(data)
 	}
-	if from == backend && end && st.grpc {
+	if from == backend && end && st.speaks == grpcHTTP2 {
 		st.relay(from, data, false)
 		st.broken(st.owner.core, errNoStatus)
 		return
