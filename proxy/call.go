@@ -3,6 +3,7 @@ package proxy
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"google.golang.org/grpc/codes"
@@ -113,6 +114,27 @@ func (c *Call) WaitTimeout() time.Duration { return c.service.config.Load().Wait
 // Keepalive is how the connection to the call's endpoint is kept an eye on while the call runs.
 func (c *Call) Keepalive() Keepalive { return c.service.config.Load().Keepalive }
 
+// Awaits says what a call waits for that TryPick has found no endpoint for.
+func (c *Call) Awaits() string {
+	const awaits = "waiting for an instance: "
+	g := c.service.pool.Current()
+	a := g.Available(c.version)
+	switch {
+	case !g.Synced:
+		return awaits + "the registry has not answered yet" + because(c.policy.services.standing(c.service.name).Err)
+	case a.Serving == 0:
+		return awaits + "none is registered now that takes calls"
+	}
+	awaited := fmt.Sprintf("%snone of %d is connected", awaits, a.Serving)
+	if last := g.LastErrors(c.version); last != "" {
+		awaited += "; last error: " + last
+	}
+	return awaited
+}
+
+// Asked is when the call's endpoint was chosen.
+func (c *Call) Asked() time.Time { return c.asked }
+
 // WaitedTooLong is how a call fails for which no endpoint came within WaitTimeout.
 func (c *Call) WaitedTooLong() *Error {
 	g, waited := c.service.pool.Current(), c.WaitTimeout()
@@ -131,6 +153,7 @@ func (c *Call) Pick(ctx context.Context) error {
 	if again == nil {
 		return nil
 	}
+	since := c.asked
 	timeout := time.NewTimer(c.WaitTimeout())
 	defer timeout.Stop()
 	for {
@@ -139,7 +162,7 @@ func (c *Call) Pick(ctx context.Context) error {
 		case <-timeout.C:
 			return c.WaitedTooLong()
 		case <-ctx.Done():
-			return c.Interrupted(ctx, "waiting for an instance")
+			return c.Interrupted(ctx, since, c.Awaits())
 		}
 		if again, err = c.TryPick(); err != nil {
 			return err
@@ -151,15 +174,16 @@ func (c *Call) Pick(ctx context.Context) error {
 }
 
 // Interrupted is the error of a call whose context is done: an *Error if that is the deadline's or the proxy's
-// doing, [context.Canceled] if it is the caller's.
-func (c *Call) Interrupted(ctx context.Context, doing string) error {
+// doing, [context.Canceled] if it is the caller's. Doing is what the call did, since when.
+func (c *Call) Interrupted(ctx context.Context, since time.Time, doing string) error {
 	var own *Error
 	if errors.As(context.Cause(ctx), &own) {
 		return own
 	}
 	// Not the cause: at the deadline an engine may end the caller's stream a moment before the context ends itself.
-	if deadline, ok := ctx.Deadline(); ok && !time.Now().Before(deadline) {
-		return ErrDeadline(c.service.name, doing)
+	now := time.Now()
+	if deadline, ok := ctx.Deadline(); ok && !now.Before(deadline) {
+		return ErrDeadline(c.service.name, deadline.Sub(c.start), now.Sub(since), doing)
 	}
 	return context.Canceled
 }

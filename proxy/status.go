@@ -92,13 +92,17 @@ func errUnknownService(service string) *Error {
 }
 
 func errDiscoveryUnavailable(service string, waited time.Duration, cause error) *Error {
-	why := ""
-	if cause != nil {
-		why = ": " + cause.Error()
-	}
 	return fail(DiscoveryUnavailable, codes.Unavailable,
 		"service %q: the registry has not answered within %s, so its instances are not known yet%s; check that lbproxy reaches it (/readyz says more)",
-		service, waited, why)
+		service, waited, because(cause))
+}
+
+// because puts a cause, if it is known, behind what it is the cause of.
+func because(cause error) string {
+	if cause == nil {
+		return ""
+	}
+	return ": " + cause.Error()
 }
 
 func errNoInstances(service, version string, known picker.Availability, poisoned []discovery.Poisoned) *Error {
@@ -170,7 +174,20 @@ func ErrDraining() *Error {
 	return fail(Draining, codes.Unavailable, "the proxy is shutting down; call again")
 }
 
-// ErrDeadline is for a call whose own deadline ran out inside the proxy.
-func ErrDeadline(service, doing string) *Error {
-	return fail(Deadline, codes.DeadlineExceeded, "service %q: the call's deadline ran out while %s", service, doing)
+// ErrDeadline is for a call whose own deadline ran out inside the proxy. Allowed is how long the caller gave it, doing what it did in
+// the end, for how long it did.
+func ErrDeadline(service string, allowed, took time.Duration, doing string) *Error {
+	return fail(Deadline, codes.DeadlineExceeded, "service %q: the call's deadline of %s ran out after %s of %s",
+		service, legible(allowed), legible(took), doing)
+}
+
+// legible is d without digits that say nothing to people.
+func legible(d time.Duration) time.Duration {
+	switch {
+	case d >= time.Second:
+		return d.Round(time.Millisecond)
+	case d >= time.Millisecond:
+		return d.Round(time.Microsecond)
+	}
+	return d
 }

@@ -3,6 +3,7 @@ package grpcengine
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"strings"
 	"sync"
@@ -117,7 +118,7 @@ func (c *call) NewStream(ctx context.Context, desc *grpc.StreamDesc, method stri
 		}
 		c.Unpick()
 		if ctx.Err() != nil {
-			return nil, c.Interrupted(ctx, "opening the call at "+endpoint.Addr())
+			return nil, c.Interrupted(ctx, c.Asked(), "waiting for a stream at "+endpoint.Addr())
 		}
 		if picks == maxPicks {
 			return nil, proxy.ErrBackendLost(c.Service(), endpoint.Addr(), err)
@@ -154,7 +155,7 @@ func (c *call) finish(err error) error {
 		return c.pass(*ended)
 	}
 	if c.ctx.Err() != nil {
-		err := c.Interrupted(c.ctx, "waiting for the answer")
+		err := c.Interrupted(c.ctx, c.Asked(), c.doing())
 		if errors.As(err, &own) {
 			return c.fail(own)
 		}
@@ -167,6 +168,19 @@ func (c *call) finish(err error) error {
 	// The caller's stream failed and its context is about to say so.
 	c.Cancel()
 	return err
+}
+
+// doing says what a call is doing whose endpoint has been asked.
+func (c *call) doing() string {
+	if c.Endpoint() == nil {
+		return c.Awaits()
+	}
+	select {
+	case <-c.answer.headers:
+		return fmt.Sprintf("waiting for the rest of the answer of %s, which has begun", c.Endpoint().Addr())
+	default:
+		return "waiting for the answer of " + c.Endpoint().Addr()
+	}
 }
 
 // pass ends the call with the backend's status.

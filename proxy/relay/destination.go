@@ -2,6 +2,7 @@ package relay
 
 import (
 	"sync"
+	"sync/atomic"
 
 	"github.com/lbproxy/lbproxy/picker"
 )
@@ -9,7 +10,8 @@ import (
 // destination is the connections of all workers to an endpoint.
 type destination struct {
 	endpoint  *picker.Endpoint
-	upstreams []*upstream // by worker
+	upstreams []*upstream  // by worker
+	waiting   atomic.Int64 // calls, for a stream
 
 	mu     sync.Mutex     // protects:
 	states []picker.State // by worker

@@ -117,7 +117,7 @@ func (c *conn) onRequest(h h2.FrameHeader) error {
 	}
 	core.size += nameAuthority(core.fields)
 	st := core.newStream()
-	st.owner, st.began, st.replay, st.code = c, core.now, true, codes.Unknown
+	st.owner, st.began, st.since, st.replay, st.code = c, core.now, core.now, true, codes.Unknown
 	st.request, st.size = append(st.request, core.fields...), core.size
 	in := &st.half[caller]
 	in.conn, in.id, in.expected = c, h.StreamID, length
@@ -201,6 +201,7 @@ func (c *conn) onResponse(st *stream, h h2.FrameHeader) error {
 	}
 	c.useful()
 	st.answered = true
+	st.enter(answering, c.core.now)
 	c.core.unkeep(st)
 	in.expected = length
 	st.begins(fields)

@@ -43,6 +43,9 @@ type stream struct {
 	answered bool // the response has begun
 	ended    bool // the call has ended, for the policy
 
+	stage stage
+	since time.Time // it is in that
+
 	speaks dialect    // of the response: GRPC's must end with a status
 	web    webContent // if it is gRPC-Web's
 	code   codes.Code // of the response, as far as it has come
@@ -121,6 +124,7 @@ func (st *stream) stopWaiting(c *core) {
 }
 
 func (st *stream) await(c *core, again <-chan struct{}) {
+	st.enter(picking, c.now)
 	st.startWaiting(c)
 	c.waiting[st] = struct{}{}
 	c.wishes.wakeWhen(again)
@@ -139,11 +143,7 @@ func (st *stream) setTimer(c *core) {
 func (st *stream) timedOut(c *core) {
 	c.blame = st.owner
 	if !st.deadline.IsZero() && !c.now.Before(st.deadline) {
-		doing := "waiting for the answer"
-		if st.half[backend].conn == nil {
-			doing = "waiting for an instance"
-		}
-		st.fail(c, proxy.ErrDeadline(st.call.Service(), doing))
+		st.fail(c, st.outOfTime(c.now))
 		return
 	}
 	st.fail(c, st.call.WaitedTooLong())
@@ -163,6 +163,7 @@ func (st *stream) open(cn *conn) {
 	cn.streams[h.id] = st
 	cn.watch(st.call.Keepalive())
 	noBody := len(h.queue) == 0 && h.last == endStream
+	st.enter(asking, cn.core.now)
 	cn.writeRequest(st, noBody)
 	h.headed = true
 	if noBody {

@@ -269,7 +269,9 @@ func (u *upstream) take(c *core, st *stream) {
 	}
 	u.queue.add(st, st.owner)
 	st.queued = true
+	st.enter(queueing, c.now)
 	st.call.Endpoint().CallQueued()
+	u.destination.waiting.Add(1)
 	if u.full() {
 		u.grow(c)
 	}
@@ -300,6 +302,7 @@ func (u *upstream) unqueue(st *stream) {
 func (st *stream) leaveQueue() {
 	st.queued = false
 	st.call.Endpoint().CallUnqueued()
+	st.call.Endpoint().Conn().(*destination).waiting.Add(-1)
 }
 
 // retire has a connection take no more calls, and end with its last.
