@@ -342,7 +342,9 @@ func TestAlertsUseSeriesThatExist(t *testing.T) {
 func families(t *testing.T) []string {
 	t.Helper()
 	r := &described{Registerer: prometheus.NewRegistry()}
-	metrics.New(r, "test").Relay(1, 1)
+	m := metrics.New(r, "test")
+	m.Relay(1, 1)
+	m.Descriptors()
 	if len(r.names) == 0 {
 		t.Fatal("no series found")
 	}

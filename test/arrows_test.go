@@ -26,7 +26,7 @@ var arrows = map[string][]string{
 	"discovery/grpcresolver": {"discovery"},
 	"picker":                 {"discovery", "metrics"},
 	"proxy":                  {"picker", "discovery", "metrics"},
-	"proxy/transport":        {},
+	"proxy/transport":        {"metrics", "internal/logsample"},
 	"proxy/grpcengine":       {"proxy", "proxy/transport", "picker"},
 	"proxy/h2":               {},
 	"proxy/h2/hpack":         {},

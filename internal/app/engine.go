@@ -11,11 +11,13 @@ import (
 	"github.com/lbproxy/lbproxy/proxy"
 	"github.com/lbproxy/lbproxy/proxy/grpcengine"
 	"github.com/lbproxy/lbproxy/proxy/relay"
+	"github.com/lbproxy/lbproxy/proxy/transport"
 )
 
 func newEngine(cfg *configs.Config, m *metrics.Metrics, log *zap.Logger) proxy.Engine {
+	d := transport.NewDescriptors(transport.DescriptorLimit(), descriptorsInUse(cfg), m.Descriptors(), log)
 	if cfg.Engine != configs.EngineRelay {
-		return grpcengine.New()
+		return grpcengine.New(d)
 	}
 	r := cfg.Relay
 	return relay.New(relay.Config{
@@ -28,7 +30,21 @@ func newEngine(cfg *configs.Config, m *metrics.Metrics, log *zap.Logger) proxy.E
 		MaxConnections:   r.MaxEndpointConnections,
 		MaxConnectionAge: r.MaxConnectionAge,
 		HandshakeTimeout: r.HandshakeTimeout,
-	}, m, log)
+	}, d, m, log)
+}
+
+// descriptorsInUse is how many file descriptors are in use as long as the process lives: for standard input and
+// outputs, Go's poller, watches of files, connections to etcd, listeners, and the workers' pollers.
+func descriptorsInUse(cfg *configs.Config) int {
+	const process, etcdMember, worker = 16, 2, 4
+	n := process + len(cfg.Listeners)
+	if cfg.Discovery.Etcd != nil {
+		n += etcdMember * len(cfg.Discovery.Etcd.Endpoints)
+	}
+	if cfg.Engine == configs.EngineRelay {
+		n += worker * workers(cfg.Relay)
+	}
+	return n
 }
 
 func workers(r configs.Relay) int {

@@ -19,6 +19,7 @@ import (
 // conn is the connection to an endpoint: one grpc.ClientConn, kept connected.
 type conn struct {
 	endpoint *picker.Endpoint
+	share    *transport.Share
 	cc       *grpc.ClientConn
 	stop     context.CancelFunc
 	watched  chan struct{} // closed when watch has returned
@@ -34,7 +35,7 @@ var (
 
 // Dial implements [proxy.Engine].
 func (e *Engine) Dial(ep *picker.Endpoint) picker.Conn {
-	c := &conn{endpoint: ep, watched: make(chan struct{})}
+	c := &conn{endpoint: ep, share: e.descriptors.Share(1), watched: make(chan struct{})}
 	cc, err := grpc.NewClient("passthrough:///"+ep.Addr(),
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithContextDialer(c.dial),
@@ -71,7 +72,7 @@ func (c *conn) dial(ctx context.Context, addr string) (net.Conn, error) {
 	if c.halfway.Swap(false) {
 		c.endpoint.SetState(picker.Failed, errHandshake)
 	}
-	n, err := transport.BackendDialer().DialContext(ctx, "tcp", addr)
+	n, err := c.connect(ctx, addr)
 	if err != nil {
 		if ctx.Err() == nil {
 			c.endpoint.SetState(picker.Failed, err)
@@ -80,6 +81,18 @@ func (c *conn) dial(ctx context.Context, addr string) (net.Conn, error) {
 	}
 	c.halfway.Store(true)
 	return n, nil
+}
+
+func (c *conn) connect(ctx context.Context, addr string) (net.Conn, error) {
+	if err := c.share.Take(); err != nil {
+		return nil, err
+	}
+	n, err := transport.BackendDialer().DialContext(ctx, "tcp", addr)
+	if err != nil {
+		c.share.Return()
+		return nil, err
+	}
+	return &counted{Conn: n, gone: c.share.Return}, nil
 }
 
 // watch keeps the connection up and tells the endpoint how it stands.
@@ -119,4 +132,5 @@ func (c *conn) Close() {
 	c.stop()
 	<-c.watched
 	c.cc.Close()
+	c.share.Close()
 }

@@ -46,6 +46,8 @@ var _ proxy.Engine = (*Engine)(nil)
 
 // Engine implements [proxy.Engine].
 type Engine struct {
+	descriptors *transport.Descriptors
+
 	// forced is done when running calls must end; its cause is their status.
 	forced context.Context
 	force  context.CancelCauseFunc
@@ -56,8 +58,8 @@ type Engine struct {
 }
 
 // New returns an engine that serves nothing yet.
-func New() *Engine {
-	e := &Engine{}
+func New(d *transport.Descriptors) *Engine {
+	e := &Engine{descriptors: d}
 	e.forced, e.force = context.WithCancelCause(context.Background())
 	return e
 }
@@ -83,18 +85,33 @@ func (e *Engine) Serve(p *proxy.Policy, l net.Listener, service string) error {
 		l.Close()
 		return nil
 	}
-	return s.Serve(callers{l})
+	return s.Serve(callers{l, e.descriptors})
 }
 
 // callers accepts connections.
-type callers struct{ net.Listener }
+type callers struct {
+	net.Listener
+	descriptors *transport.Descriptors
+}
 
 func (l callers) Accept() (net.Conn, error) {
-	c, err := l.Listener.Accept()
-	if err == nil {
-		transport.FindDead(c)
+	c, err := l.descriptors.Accept(l.Listener, nil)
+	if err != nil {
+		return nil, err
 	}
-	return c, err
+	return &counted{Conn: c, gone: l.descriptors.CallerGone}, nil
+}
+
+// counted is a connection that has a descriptor.
+type counted struct {
+	net.Conn
+	once sync.Once
+	gone func()
+}
+
+func (c *counted) Close() error {
+	defer c.once.Do(c.gone) // after the socket has been closed
+	return c.Conn.Close()
 }
 
 func (e *Engine) add(s *grpc.Server) bool {

@@ -31,7 +31,8 @@ func newServed(t *testing.T) *served {
 	s := &served{t: t, world: newWorld(t, "a:1"), registry: prometheus.NewRegistry()}
 	level, logs := observer.New(zap.ErrorLevel)
 	s.logs = logs
-	s.engine = New(testConfig, metrics.New(s.registry, "test"), zap.New(level))
+	m := metrics.New(s.registry, "test")
+	s.engine = New(testConfig, plentyOfDescriptors, m, zap.New(level))
 	t.Cleanup(func() {
 		ctx, cancel := context.WithCancel(context.Background())
 		cancel()

@@ -5,6 +5,7 @@ import (
 	"sync/atomic"
 
 	"github.com/lbproxy/lbproxy/picker"
+	"github.com/lbproxy/lbproxy/proxy/transport"
 )
 
 // destination is the connections of all workers to an endpoint.
@@ -12,6 +13,7 @@ type destination struct {
 	endpoint  *picker.Endpoint
 	upstreams []*upstream  // by worker
 	waiting   atomic.Int64 // calls, for a stream
+	share     *transport.Share
 
 	mu     sync.Mutex     // protects:
 	states []picker.State // by worker
@@ -35,6 +37,7 @@ func (d *destination) Close() {
 	for _, u := range d.upstreams {
 		<-u.stopped
 	}
+	d.share.Close()
 }
 
 // setState tells the endpoint how it stands. It is ready as soon as every worker is connected: a call must

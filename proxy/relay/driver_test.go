@@ -30,6 +30,7 @@ import (
 	"github.com/lbproxy/lbproxy/picker"
 	"github.com/lbproxy/lbproxy/proxy"
 	"github.com/lbproxy/lbproxy/proxy/h2"
+	"github.com/lbproxy/lbproxy/proxy/transport"
 )
 
 // running is an engine in front of a server that sends back what it gets, over real sockets.
@@ -49,7 +50,7 @@ type listen = func(*testing.T) (l net.Listener, target string)
 
 func startRelay(t *testing.T, poller makePoller, callers, backends listen) *running {
 	m := metrics.New(prometheus.NewRegistry(), "test")
-	r := &running{t: t, engine: newEngine(testConfig, m, zap.NewNop(), poller), served: make(chan error, 1)}
+	r := &running{t: t, engine: newEngine(testConfig, plentyOfDescriptors, m, zap.NewNop(), poller), served: make(chan error, 1)}
 	services := proxy.NewDirectory(proxy.DirectoryConfig{
 		Source: instances{[]string{startEcho(t, backends)}, make(chan struct{})}, Dial: r.engine.Dial, IdleRelease: time.Hour,
 		Metrics: m, Log: zap.NewNop(),
@@ -155,6 +156,9 @@ func TestShutdownBesideACallerThatStays(t *testing.T) {
 		})
 	}
 }
+
+var plentyOfDescriptors = transport.NewDescriptors(
+	1<<20, 0, metrics.New(prometheus.NewRegistry(), "test").Descriptors(), zap.NewNop())
 
 func listenTCP(t *testing.T) (net.Listener, string) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")

@@ -9,7 +9,6 @@ package relay
 
 import (
 	"context"
-	"errors"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -21,6 +20,7 @@ import (
 	"github.com/lbproxy/lbproxy/metrics"
 	"github.com/lbproxy/lbproxy/picker"
 	"github.com/lbproxy/lbproxy/proxy"
+	"github.com/lbproxy/lbproxy/proxy/h2"
 	"github.com/lbproxy/lbproxy/proxy/transport"
 )
 
@@ -31,9 +31,10 @@ var _ proxy.Engine = (*Engine)(nil)
 
 // Engine implements [proxy.Engine].
 type Engine struct {
-	shards  []*shard
-	callers sync.WaitGroup // their connections
-	turn    atomic.Uint32  // of the shards to get a caller's connection
+	shards      []*shard
+	descriptors *transport.Descriptors
+	callers     sync.WaitGroup // their connections
+	turn        atomic.Uint32  // of the shards to get a caller's connection
 
 	mu        sync.Mutex // protects:
 	listeners []net.Listener
@@ -48,12 +49,14 @@ type front struct {
 }
 
 // New returns an engine that serves nothing yet.
-func New(cfg Config, m *metrics.Metrics, log *zap.Logger) *Engine {
-	return newEngine(cfg, m, log, newPoller)
+func New(cfg Config, d *transport.Descriptors, m *metrics.Metrics, log *zap.Logger) *Engine {
+	return newEngine(cfg, d, m, log, newPoller)
 }
 
-func newEngine(cfg Config, m *metrics.Metrics, log *zap.Logger, newPoller func(*shard) (*poller, error)) *Engine {
-	e := &Engine{}
+func newEngine(
+	cfg Config, d *transport.Descriptors, m *metrics.Metrics, log *zap.Logger, newPoller func(*shard) (*poller, error),
+) *Engine {
+	e := &Engine{descriptors: d}
 	log = log.WithOptions(logsample.First(5, time.Second)) // peers can make much of it happen without end
 	counts := m.Relay(cfg.Workers, cfg.Memory)
 	for i := range cfg.Workers {
@@ -61,12 +64,15 @@ func newEngine(cfg Config, m *metrics.Metrics, log *zap.Logger, newPoller func(*
 		s.start(newPoller)
 		e.shards = append(e.shards, s)
 	}
+	d.OnCrowd(e.partWithIdle)
 	return e
 }
 
 // Dial implements [proxy.Engine].
 func (e *Engine) Dial(ep *picker.Endpoint) picker.Conn {
-	d := &destination{endpoint: ep, states: make([]picker.State, len(e.shards))}
+	d := &destination{
+		endpoint: ep, states: make([]picker.State, len(e.shards)), share: e.descriptors.Share(len(e.shards)),
+	}
 	for _, s := range e.shards {
 		d.upstreams = append(d.upstreams, newUpstream(s, d))
 	}
@@ -83,34 +89,40 @@ func (e *Engine) Serve(p *proxy.Policy, l net.Listener, service string) error {
 		return l.Close()
 	}
 	for {
-		nc, err := l.Accept()
-		if err != nil {
-			if e.isDown() {
-				return nil
-			}
-			if isTemporary(err) {
-				time.Sleep(acceptPause)
-				continue
-			}
+		nc, err := e.descriptors.Accept(l, farewell)
+		switch {
+		case err == nil:
+			e.accept(nc, f)
+		case e.isDown():
+			return nil
+		default:
 			return err
 		}
-		e.accept(nc, f)
 	}
 }
 
+// farewell is for callers that cannot be taken in.
+var farewell = h2.AppendGoAway(h2.AppendSettings(nil), 0, h2.EnhanceYourCalm,
+	"lbproxy has no file descriptor left for this connection; raise its RLIMIT_NOFILE, or open fewer connections")
+
 func (e *Engine) accept(nc net.Conn, f *front) {
-	transport.FindDead(nc)
 	e.callers.Add(1)
+	ended := func() {
+		e.descriptors.CallerGone()
+		e.callers.Done()
+	}
 	s := e.shards[e.turn.Add(1)%uint32(len(e.shards))]
-	s.attach(nc, e.callers.Done, func(d driver) *conn { return s.core.newCaller(d, f) })
+	if _, err := s.attach(nc, ended, func(d driver) *conn { return s.core.newCaller(d, f) }); err != nil {
+		s.log.Warn("a caller cannot be taken in", zap.Stringer("address", nc.RemoteAddr()), zap.Error(err))
+		ended()
+	}
 }
 
-// acceptPause is how long accepting rests when the process has no file descriptors left, or the like.
-const acceptPause = 10 * time.Millisecond
-
-func isTemporary(err error) bool {
-	var t interface{ Temporary() bool }
-	return errors.As(err, &t) && t.Temporary()
+// partWithIdle asks up to n callers to leave that are idle, and returns how many there are.
+func (e *Engine) partWithIdle(n int) (parted int) {
+	each := (n + len(e.shards) - 1) / len(e.shards)
+	e.enterAll(func(c *core) { parted += c.partWithIdle(each) })
+	return parted
 }
 
 func (e *Engine) add(l net.Listener) bool {

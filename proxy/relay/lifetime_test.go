@@ -231,3 +231,47 @@ func TestFarTimes(t *testing.T) {
 		w.finish()
 	})
 }
+
+// Callers are asked to leave that have been idle for longest, not those that have calls, are new, or will not stay.
+func TestPartingWithIdleCallers(t *testing.T) {
+	w := newWorld(t, "a:1")
+	b := w.backend("a:1")
+	first, busy, second, third := w.caller(), w.caller(), w.caller(), w.caller()
+	silent := w.caller()
+	for _, c := range []*peer{first, busy, second, third} {
+		c.settings()
+		w.pass(time.Second)
+	}
+	busy.request(true)
+	want(t, b, "HEADERS 1 end")
+	first.request(true)
+	want(t, b, "HEADERS 3 end")
+	b.only(3, "0")
+	want(t, first, "HEADERS 1 :status=200 grpc-status=0 end")
+
+	part := func(n, parted int) {
+		t.Helper()
+		if got := w.core.partWithIdle(n); got != parted {
+			t.Errorf("%d callers are asked to leave, want %d", got, parted)
+		}
+		w.step()
+	}
+	part(10, 0)
+	w.pass(restless - time.Second)
+	part(1, 1)
+	want(t, second, "GOAWAY 2147483647 NO_ERROR", "PING ack=false")
+	second.request(true) // was on its way
+	want(t, b, "HEADERS 5 end")
+	w.pass(time.Second)
+	part(10, 2)
+	for _, c := range []*peer{first, third} {
+		want(t, c, "GOAWAY 2147483647 NO_ERROR", "PING ack=false")
+	}
+	want(t, busy)
+	third.fr.WritePing(true, drainPing)
+	third.send()
+	want(t, third, "GOAWAY 0 NO_ERROR")
+	if !third.closed || second.closed || busy.closed || silent.closed {
+		t.Error("not those are closed that have left")
+	}
+}

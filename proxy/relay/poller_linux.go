@@ -186,13 +186,15 @@ func (p *poller) read() {
 	p.spare = now
 }
 
-// attach takes a socket over, of which the core makes a connection. It returns nil for what is none, and when it cannot.
-func (p *poller) attach(nc net.Conn, ended func(), make func(driver) *conn) *conn {
+// attach takes a socket over, of which the core makes a connection. If it cannot, nc is closed, unless it is no
+// socket: a connection that goroutines drove for want of a descriptor would cost more as long as it lives.
+func (p *poller) attach(nc net.Conn, ended func(), make func(driver) *conn) (*conn, error) {
+	peer := nc.RemoteAddr()
 	fd, err := takeOver(nc)
 	if err != nil {
-		return nil
+		return nil, err
 	}
-	k := &socket{poller: p, fd: fd, peer: nc.RemoteAddr(), ended: ended}
+	k := &socket{poller: p, fd: fd, peer: peer, ended: ended}
 	k.patience.fire = func(*core) { k.shut() }
 	p.shard.enter(func(*core) {
 		k.conn = make(k)
@@ -207,16 +209,17 @@ func (p *poller) attach(nc net.Conn, ended func(), make func(driver) *conn) *con
 			k.shut()
 		}
 	})
-	return k.conn
+	return k.conn, nil
 }
 
-// takeOver makes nc's socket one that Go's poller does not watch. Nc is closed; if it fails, nc is as it was.
+// takeOver makes nc's socket one that Go's poller does not watch, and closes nc, unless that is no socket.
 func takeOver(nc net.Conn) (fd int, err error) {
 	switch nc.(type) {
 	case *net.TCPConn, *net.UnixConn:
 	default:
-		return -1, os.ErrInvalid
+		return -1, errNoSocket
 	}
+	defer nc.Close()
 	rc, err := nc.(syscall.Conn).SyscallConn()
 	if err != nil {
 		return -1, err
@@ -224,8 +227,5 @@ func takeOver(nc net.Conn) (fd int, err error) {
 	if e := rc.Control(func(theirs uintptr) { fd, err = unix.FcntlInt(theirs, unix.F_DUPFD_CLOEXEC, 0) }); e != nil {
 		return -1, e
 	}
-	if err == nil {
-		nc.Close()
-	}
-	return fd, err
+	return fd, os.NewSyscallError("fcntl", err)
 }

@@ -20,4 +20,4 @@ func newPoller(*shard) (*poller, error) { return nil, errors.ErrUnsupported }
 func (*poller) run()   {}
 func (*poller) close() {}
 
-func (*poller) attach(net.Conn, func(), func(driver) *conn) *conn { return nil }
+func (*poller) attach(net.Conn, func(), func(driver) *conn) (*conn, error) { return nil, errNoSocket }

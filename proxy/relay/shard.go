@@ -155,15 +155,18 @@ func (s *shard) close() {
 	s.setAlarm = func(time.Duration) {}
 }
 
+// errNoSocket is why a poller does not take a connection.
+var errNoSocket = errors.New("not a plain socket")
+
 // attach makes a connection of the core's out of one to a peer, and starts to read it. Ended is called when both
-// have ended.
-func (s *shard) attach(nc net.Conn, ended func(), make func(driver) *conn) *conn {
+// have ended. If it fails, nc is closed.
+func (s *shard) attach(nc net.Conn, ended func(), make func(driver) *conn) (*conn, error) {
 	if s.poller != nil {
-		if c := s.poller.attach(nc, ended, make); c != nil {
-			return c
+		if c, err := s.poller.attach(nc, ended, make); !errors.Is(err, errNoSocket) {
+			return c, err
 		}
 	}
-	return attachBlocking(s, nc, ended, make)
+	return attachBlocking(s, nc, ended, make), nil
 }
 
 // flush writes out what the core has to be written.

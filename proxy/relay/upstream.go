@@ -116,17 +116,26 @@ func (u *upstream) setState(state picker.State, cause error) {
 
 // connect makes a connection and stays with it until it takes no more calls. It tells whether it ever did.
 func (u *upstream) connect(additional bool) (worked bool, err error) {
+	share := u.destination.share
+	if err := share.Take(); err != nil {
+		return false, err
+	}
 	began := time.Now()
 	nc, err := transport.BackendDialer().DialContext(u.ctx, "tcp", u.destination.endpoint.Addr())
 	if err != nil {
+		share.Return()
 		return false, err
 	}
 	rtt := time.Since(began)
-	c := u.shard.attach(nc, func() {}, func(d driver) *conn {
+	c, err := u.shard.attach(nc, share.Return, func(d driver) *conn {
 		c := u.newConn(u.shard.core, d, additional)
 		c.rtt = rtt
 		return c
 	})
+	if err != nil {
+		share.Return()
+		return false, err
+	}
 	handshake := time.NewTimer(transport.ConnectTimeout)
 	defer handshake.Stop()
 	select {

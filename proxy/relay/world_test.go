@@ -104,7 +104,7 @@ func (s instances) Run(ctx context.Context, service string, publish func(discove
 
 // connect makes an upstream that nobody runs: the test connects it.
 func (w *world) connect(e *picker.Endpoint) picker.Conn {
-	u := newUpstream(nil, &destination{endpoint: e})
+	u := newUpstream(nil, &destination{endpoint: e, share: plentyOfDescriptors.Share(1)})
 	close(u.stopped)
 	u.destination.upstreams = []*upstream{u}
 	w.endpoints[e.Addr()], w.upstreams[e.Addr()] = e, u

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"sync"
 	"syscall"
 	"testing"
@@ -38,13 +39,20 @@ var buildBinary = sync.OnceValues(func() (string, error) {
 // startBinary runs the binary in this world until the test ends, or until it is told to stop.
 func (w *world) startBinary(args ...string) *process {
 	w.t.Helper()
+	return w.startBinaryBy(nil, args...)
+}
+
+// startBinaryBy is startBinary by way of another command, which is to become the binary.
+func (w *world) startBinaryBy(by []string, args ...string) *process {
+	w.t.Helper()
 	path, err := buildBinary()
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	p := &process{t: w.t, exited: make(chan struct{}), Cmd: exec.Command(path, append([]string{
-		"serve", "--engine", w.engine.name, "--etcd", w.etcd, "--root", w.root, "--listen", newAddr(w.t), "--admin", newAddr(w.t),
-	}, args...)...)}
+	command := slices.Concat(by, []string{
+		path, "serve", "--engine", w.engine.name, "--etcd", w.etcd, "--root", w.root, "--listen", newAddr(w.t), "--admin", newAddr(w.t),
+	}, args)
+	p := &process{t: w.t, exited: make(chan struct{}), Cmd: exec.Command(command[0], command[1:]...)}
 	logs, err := p.StderrPipe()
 	if err != nil {
 		w.t.Fatal(err)

@@ -83,11 +83,11 @@ func (p *process) memory() memory {
 }
 
 // putMany registers n instances of "big" at one port of n addresses, without leases.
-func putMany(b *testing.B, w *world, n, port int) error {
+func putMany(b testing.TB, w *world, n, port int) error {
 	etcd := etcdtest.Client(b, w.etcd)
 	g, ctx := errgroup.WithContext(b.Context())
 	g.SetLimit(16)
-	const each = 100 // operations in a transaction
+	const each = 50 // operations in a transaction
 	for from := 0; from < n; from += each {
 		g.Go(func() error {
 			var puts []clientv3.Op

@@ -339,10 +339,10 @@ func TestBackendProcess(t *testing.T) {
 	io.Copy(io.Discard, os.Stdin)
 }
 
-// dial connects a client to the proxy, where it calls "hello".
+// dial connects a client to the proxy, where it calls "hello" unless it is told otherwise.
 func (p *process) dial(t *testing.T, opts ...grpc.DialOption) *grpc.ClientConn {
 	t.Helper()
-	return dial(t, "passthrough:///"+p.calls, append(opts, grpc.WithAuthority("hello"))...)
+	return dial(t, "passthrough:///"+p.calls, append([]grpc.DialOption{grpc.WithAuthority("hello")}, opts...)...)
 }
 
 // inFlight is how many calls run, by the metrics.

@@ -1,0 +1,27 @@
+package relay
+
+import (
+	"slices"
+	"time"
+)
+
+// restless is how long a caller must have been idle to be asked to leave: those who are would be back at once.
+const restless = 5 * time.Second
+
+// partWithIdle asks up to n callers to leave, those first that have had no call and said nothing for longest. They
+// are asked as gently as those that have reached their age. It returns how many there are.
+func (c *core) partWithIdle(n int) int {
+	var idle []*conn
+	for cn := range c.callers() {
+		if len(cn.streams) == 0 && cn.greeted && !cn.leaving && !cn.dead && c.now.Sub(cn.keepalive.heard) >= restless {
+			idle = append(idle, cn)
+		}
+	}
+	slices.SortFunc(idle, func(a, b *conn) int { return a.keepalive.heard.Compare(b.keepalive.heard) })
+	idle = idle[:min(n, len(idle))]
+	for _, cn := range idle {
+		c.blame = cn
+		cn.drain()
+	}
+	return len(idle)
+}

@@ -1,0 +1,54 @@
+package transport
+
+import (
+	"errors"
+	"net"
+	"syscall"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/lbproxy/lbproxy/metrics"
+)
+
+const (
+	// minAcceptPause and maxAcceptPause are how long accepting rests where the system has nothing left for it.
+	minAcceptPause = 10 * time.Millisecond
+	maxAcceptPause = 200 * time.Millisecond
+	// farewellTimeout is for what a new socket has room for.
+	farewellTimeout = 100 * time.Millisecond
+)
+
+// Accept accepts a caller, which has a descriptor of its own until CallerGone. Callers for which there is none are
+// turned away, with a farewell: better than to let them wait for an answer that does not come. Accept returns the
+// listener's error when that accepts no more.
+func (d *Descriptors) Accept(l net.Listener, farewell []byte) (net.Conn, error) {
+	for pause := minAcceptPause; ; {
+		c, err := l.Accept()
+		switch {
+		case err == nil && d.admit():
+			FindDead(c)
+			return c, nil
+		case err == nil:
+			_ = c.SetDeadline(time.Now().Add(farewellTimeout))
+			_, _ = c.Write(farewell) // it is a courtesy
+			c.Close()
+		case isScarcity(err):
+			d.metrics.Short(metrics.ShortageAccept, 1)
+			d.log.Error("callers cannot be accepted for now; if it is for file descriptors, raise RLIMIT_NOFILE "+
+				"(LimitNOFILE in a systemd unit, ulimit -n elsewhere)",
+				zap.Stringer("address", l.Addr()), zap.Int("limit", d.limit), zap.Error(err))
+			time.Sleep(pause)
+			pause = min(2*pause, maxAcceptPause)
+		default:
+			return nil, err
+		}
+	}
+}
+
+// isScarcity says that accepting fails for want of something that may come back (accept(2)).
+func isScarcity(err error) bool {
+	var temporary interface{ Temporary() bool } // EMFILE, ENFILE and some more
+	return errors.Is(err, syscall.ENOBUFS) || errors.Is(err, syscall.ENOMEM) ||
+		errors.As(err, &temporary) && temporary.Temporary()
+}

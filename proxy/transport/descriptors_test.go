@@ -1,0 +1,285 @@
+package transport_test
+
+import (
+	"errors"
+	"io"
+	"net"
+	"os"
+	"strings"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+	"go.uber.org/zap/zaptest/observer"
+
+	"github.com/lbproxy/lbproxy/metrics"
+	"github.com/lbproxy/lbproxy/proxy/transport"
+)
+
+// dealer is descriptors that are dealt out, and what is said of it.
+type dealer struct {
+	*transport.Descriptors
+	t    *testing.T
+	reg  *prometheus.Registry
+	logs *observer.ObservedLogs
+}
+
+func newDealer(t *testing.T, limit, inUse int) *dealer {
+	core, logs := observer.New(zapcore.WarnLevel)
+	reg := prometheus.NewRegistry()
+	return &dealer{transport.NewDescriptors(limit, inUse, metrics.New(reg, "test").Descriptors(), zap.New(core)), t, reg, logs}
+}
+
+// knocks are what a listener accepts: connections, and errors.
+type knocks chan any
+
+func (k knocks) Accept() (net.Conn, error) {
+	switch next := (<-k).(type) {
+	case net.Conn:
+		return next, nil
+	case error:
+		return nil, &net.OpError{Op: "accept", Net: "tcp", Err: next}
+	}
+	return nil, net.ErrClosed
+}
+
+func (knocks) Close() error   { return nil }
+func (knocks) Addr() net.Addr { return &net.TCPAddr{} }
+
+// caller knocks, and tells whether it was let in, and if not what it was told.
+func (d *dealer) caller() (in bool, farewell string) {
+	d.t.Helper()
+	ours, theirs := net.Pipe()
+	defer ours.Close()
+	l := make(knocks, 2)
+	l <- theirs
+	close(l)
+	told := make(chan string)
+	go func() { // ends when theirs is closed
+		b, _ := io.ReadAll(ours)
+		told <- string(b)
+	}()
+	c, err := d.Accept(l, []byte("full"))
+	if c != nil {
+		c.Close()
+	} else if !errors.Is(err, net.ErrClosed) {
+		d.t.Errorf("accept: %v", err)
+	}
+	return c != nil, <-told
+}
+
+// callers is how many callers are let in until one is not.
+func (d *dealer) callers() (n int) {
+	d.t.Helper()
+	for {
+		switch in, farewell := d.caller(); {
+		case in:
+			n++
+		case farewell != "full":
+			d.t.Fatalf("a caller was turned away with %q", farewell)
+		default:
+			return n
+		}
+	}
+}
+
+// endpoints connects endpoints of so many workers until one cannot be connected, and returns those that are.
+func (d *dealer) endpoints(workers int) (all []*transport.Share) {
+	for {
+		s := d.Share(workers)
+		for range workers {
+			if err := s.Take(); err != nil {
+				s.Close()
+				return all
+			}
+		}
+		all = append(all, s)
+	}
+}
+
+func (d *dealer) without() float64 {
+	d.t.Helper()
+	return gather(d.t, d.reg, "lbproxy_endpoints_without_descriptor")
+}
+
+func gather(t *testing.T, reg *prometheus.Registry, name string) (sum float64) {
+	t.Helper()
+	families, err := reg.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range families {
+		for _, m := range f.Metric {
+			if f.GetName() == name {
+				sum += m.GetGauge().GetValue() + m.GetCounter().GetValue()
+			}
+		}
+	}
+	return sum
+}
+
+// Neither side can take what the other, or the rest of the process, needs.
+func TestDescriptorsAreDealtOut(t *testing.T) {
+	const limit, inUse = 1000, 20
+	t.Run("endpoints first", func(t *testing.T) {
+		d := newDealer(t, limit, inUse)
+		backends, callers := len(d.endpoints(1)), d.callers()
+		if backends < limit/2 || callers < limit/4 || backends+callers > limit-inUse-100 {
+			t.Errorf("of %d, %d are for endpoints and %d for callers", limit, backends, callers)
+		}
+	})
+	t.Run("callers first", func(t *testing.T) {
+		d := newDealer(t, limit, inUse)
+		callers, backends := d.callers(), len(d.endpoints(1))
+		if callers < limit*3/4 || backends < 50 || backends+callers > limit-inUse-100 {
+			t.Errorf("of %d, %d are for callers and %d for endpoints", limit, callers, backends)
+		}
+	})
+	t.Run("callers first, of endpoints that are down", func(t *testing.T) {
+		d := newDealer(t, limit, inUse)
+		for range 100 {
+			d.Share(2)
+		}
+		d.callers()
+		if backends := len(d.endpoints(2)); backends < 200 {
+			t.Errorf("%d endpoints find a descriptor when 100 come back and as many come new", backends)
+		}
+	})
+	t.Run("hardly any", func(t *testing.T) {
+		d := newDealer(t, 40, inUse)
+		if backends, callers := len(d.endpoints(1)), d.callers(); backends < 1 || callers < 1 {
+			t.Errorf("of 40, %d are for endpoints and %d for callers", backends, callers)
+		}
+	})
+}
+
+// What is given back can be had again, by either side.
+func TestDescriptorsComeBack(t *testing.T) {
+	d := newDealer(t, 1000, 20)
+	for range 2 {
+		callers := d.callers()
+		for range callers {
+			d.CallerGone()
+		}
+		all := d.endpoints(3)
+		for _, s := range all {
+			for range 3 {
+				s.Return()
+			}
+			s.Close()
+		}
+		if callers < 700 || len(all) < 150 {
+			t.Errorf("%d callers, %d endpoints", callers, len(all))
+		}
+	}
+}
+
+// An endpoint gets a descriptor for each worker or none: with too few of them it would not be ready.
+func TestAnEndpointIsConnectedWhole(t *testing.T) {
+	d := newDealer(t, 300, 0)
+	workers := 7
+	connected := d.endpoints(workers)
+	late := d.Share(workers)
+	err := late.Take()
+	if err == nil || !strings.Contains(err.Error(), "RLIMIT_NOFILE is 300") || !strings.Contains(err.Error(), "raise it") {
+		t.Errorf("error %v: want the limit, and what helps", err)
+	}
+	if again := late.Take(); again == nil || again.Error() != err.Error() {
+		t.Errorf("the second error is %v, want the first again: it is logged when it changes", again)
+	}
+	if got := d.without(); got != 1 {
+		t.Errorf("%v endpoints without, want 1", got)
+	}
+	first := connected[0]
+	for range workers - 1 {
+		first.Return()
+	}
+	if err := late.Take(); err == nil {
+		t.Error("there is a descriptor for an endpoint while another may want it back")
+	}
+	first.Return()
+	for range workers {
+		if err := late.Take(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := d.without(); got != 0 {
+		t.Errorf("%v endpoints without, want none", got)
+	}
+	if err := first.Take(); err == nil {
+		t.Error("there is a descriptor for both")
+	}
+	first.Close()
+	if got := d.without(); got != 0 {
+		t.Errorf("%v endpoints without, want none when it is gone", got)
+	}
+}
+
+// Idle callers make room before others are turned away, a few at a time, and for endpoints as well.
+func TestIdleCallersMakeRoom(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDealer(t, 1000, 20)
+		var asked []int
+		d.OnCrowd(func(n int) int {
+			asked = append(asked, n)
+			return n
+		})
+		callers := d.callers()
+		if len(asked) != 1 || asked[0] > callers/8 {
+			t.Fatalf("asked to part with %v at one moment, of %d callers", asked, callers)
+		}
+		time.Sleep(time.Second)
+		d.caller()
+		if len(asked) != 2 {
+			t.Errorf("asked to part with %v, want more after a second", asked)
+		}
+		time.Sleep(time.Second)
+		d.endpoints(1)
+		if len(asked) != 3 {
+			t.Errorf("asked to part with %v, want more for endpoints", asked)
+		}
+		if got := gather(t, d.reg, "lbproxy_descriptor_shortages_total"); got != float64(asked[0]+asked[1]+asked[2]+2) {
+			t.Errorf("%v shortages, want %v idle callers and two that were turned away", got, asked)
+		}
+	})
+}
+
+// Accepting goes on when there is nothing left for it for a while, is logged once a minute and counted.
+func TestAcceptingGoesOn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDealer(t, 1000, 20)
+		l := make(knocks, 100)
+		failures := 0
+		for _, errno := range []syscall.Errno{syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM} {
+			for range 5 {
+				l <- os.NewSyscallError("accept4", errno)
+				failures++
+			}
+		}
+		ours, theirs := net.Pipe()
+		defer ours.Close()
+		l <- theirs
+		l <- os.NewSyscallError("accept4", syscall.EBADF)
+		began := time.Now()
+		c, err := d.Accept(l, nil)
+		if c != theirs || err != nil {
+			t.Fatalf("accept: %v, %v", c, err)
+		}
+		if took := time.Since(began); took < time.Second || took > time.Minute {
+			t.Errorf("%d failures took %v, want pauses that grow to a fraction of a second", failures, took)
+		}
+		if got := d.logs.Len(); got != 1 {
+			t.Errorf("%d lines are logged in %v, want one a minute", got, time.Since(began))
+		}
+		if got := gather(t, d.reg, "lbproxy_descriptor_shortages_total"); got != float64(failures) {
+			t.Errorf("%v failures are counted, want %d", got, failures)
+		}
+		if _, err := d.Accept(l, nil); !errors.Is(err, syscall.EBADF) {
+			t.Errorf("accept: %v, want what will not get better", err)
+		}
+	})
+}
