@@ -134,5 +134,12 @@ func TestEtcdSnapshotShowsPoisonedEntries(t *testing.T) {
 			}
 			return strings.Join(all, ", ") == step.want
 		})
+		poisoned := 0
+		if step.want != "" {
+			poisoned = 1 + strings.Count(step.want, ", /")
+		}
+		if got := s.value(t, "lbproxy_discovery_poisoned_entries/user"); got != float64(poisoned) {
+			t.Errorf("%s: the metrics have %v poisoned entries, want %d", step.name, got, poisoned)
+		}
 	}
 }

@@ -269,6 +269,7 @@ func (f *follower) refresh() {
 		f.wake.Reset(next.Sub(start))
 	}
 	f.metrics.SetInstances(len(instances))
+	f.metrics.SetPoisoned(len(poisoned))
 	same := f.published != nil && slices.Equal(instances, f.published.Instances)
 	if same && slices.Equal(poisoned, f.published.Poisoned) {
 		return

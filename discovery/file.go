@@ -148,6 +148,7 @@ func (f *File) report(old, s *fileState) {
 		f.metrics.DiscoveryFileFailed()
 		f.log.Error("services file cannot be used; what was known before stays", zap.Int64("revision", s.revision), zap.Error(s.err))
 	case s.err == nil && (s.revision > old.revision || old.err != nil):
+		f.metrics.DiscoveryFileLoaded()
 		instances := 0
 		for _, of := range s.services {
 			instances += len(of)

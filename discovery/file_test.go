@@ -294,6 +294,7 @@ func TestBrokenFileKeepsTheOldState(t *testing.T) {
 
 	writeFile(t, path, "services:\n  hello:\n    - {addr: here, weight: heavy}\n")
 	f.eventually("lbproxy_discovery_file_errors_total", 1)
+	f.eventually("lbproxy_discovery_file_last_load_successful", 0)
 	if err := f.Probe(t.Context()); err != nil {
 		t.Errorf("probe: %v, want none: the old state still serves", err)
 	}
@@ -306,6 +307,7 @@ func TestBrokenFileKeepsTheOldState(t *testing.T) {
 
 	writeFile(t, path, helloFile(2))
 	r.want(2, "127.0.0.1:1001//2") // and nothing was published in between
+	f.eventually("lbproxy_discovery_file_last_load_successful", 1)
 
 	var got []string
 	for _, e := range f.logs.FilterLevelExact(zapcore.ErrorLevel).All() {

@@ -23,11 +23,13 @@ const (
 
 type discoveryFamilies struct {
 	instances  *prometheus.GaugeVec
+	unusable   *prometheus.GaugeVec
 	relists    *prometheus.CounterVec
 	poisoned   prometheus.Counter
 	mismatched prometheus.Counter
 	diverged   prometheus.Counter
 	fileErrors prometheus.Counter
+	fileLoaded prometheus.Gauge
 }
 
 func newDiscoveryFamilies() discoveryFamilies {
@@ -35,6 +37,10 @@ func newDiscoveryFamilies() discoveryFamilies {
 		instances: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "lbproxy_discovery_instances",
 			Help: "Instances registered, drained ones included.",
+		}, []string{"service"}),
+		unusable: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "lbproxy_discovery_poisoned_entries",
+			Help: "Registry entries that cannot be used now, of services that have or had one.",
 		}, []string{"service"}),
 		relists: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "lbproxy_discovery_relists_total",
@@ -56,11 +62,16 @@ func newDiscoveryFamilies() discoveryFamilies {
 			Name: "lbproxy_discovery_file_errors_total",
 			Help: "Times that the services file turned out to be missing or wrong; what it held before stays.",
 		}),
+		fileLoaded: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "lbproxy_discovery_file_last_load_successful",
+			Help: "1 unless the services file was missing or wrong when it was read last.",
+		}),
 	}
 }
 
 func (f *discoveryFamilies) register(reg prometheus.Registerer, w *watches) {
-	reg.MustRegister(f.instances, f.relists, f.poisoned, f.mismatched, f.diverged, f.fileErrors,
+	f.fileLoaded.Set(1)
+	reg.MustRegister(f.instances, f.unusable, f.relists, f.poisoned, f.mismatched, f.diverged, f.fileErrors, f.fileLoaded,
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "lbproxy_discovery_revision",
 			Help: "Newest registry revision the proxy knows to be reflected in its pools.",
@@ -73,7 +84,13 @@ func (f *discoveryFamilies) register(reg prometheus.Registerer, w *watches) {
 }
 
 // DiscoveryFileFailed counts a services file that cannot be used.
-func (m *Metrics) DiscoveryFileFailed() { m.discoveryCounts.fileErrors.Inc() }
+func (m *Metrics) DiscoveryFileFailed() {
+	m.discoveryCounts.fileErrors.Inc()
+	m.discoveryCounts.fileLoaded.Set(0)
+}
+
+// DiscoveryFileLoaded says that the services file could be used.
+func (m *Metrics) DiscoveryFileLoaded() { m.discoveryCounts.fileLoaded.Set(1) }
 
 // Watch is the handles of one service's discovery.
 type Watch struct {
@@ -81,6 +98,7 @@ type Watch struct {
 	service string
 
 	hasInstances atomic.Bool
+	hasPoisoned  atomic.Bool
 	confirmedRev atomic.Int64
 	confirmedAt  atomic.Pointer[time.Time]
 }
@@ -117,21 +135,25 @@ func (w *Watch) Confirmed(revision int64) {
 
 // SetInstances publishes how many instances are registered. A service that never had one gets no series:
 // its name may be a caller's invention.
-func (w *Watch) SetInstances(n int) {
+func (w *Watch) SetInstances(n int) { w.publish(w.m.discoveryCounts.instances, &w.hasInstances, n) }
+
+// SetPoisoned publishes how many registry entries cannot be used, once there has been one.
+func (w *Watch) SetPoisoned(n int) { w.publish(w.m.discoveryCounts.unusable, &w.hasPoisoned, n) }
+
+func (w *Watch) publish(family *prometheus.GaugeVec, has *atomic.Bool, n int) {
 	if n > 0 {
-		w.hasInstances.Store(true)
+		has.Store(true)
 	}
-	if w.hasInstances.Load() {
-		w.m.discoveryCounts.instances.WithLabelValues(w.service).Set(float64(n))
+	if has.Load() {
+		family.WithLabelValues(w.service).Set(float64(n))
 	}
 }
 
 // Forget ends the series.
 func (w *Watch) Forget() {
 	w.m.watches.remove(w)
-	if w.hasInstances.Load() {
-		w.m.discoveryCounts.instances.DeleteLabelValues(w.service)
-	}
+	w.m.discoveryCounts.instances.DeleteLabelValues(w.service)
+	w.m.discoveryCounts.unusable.DeleteLabelValues(w.service)
 }
 
 // watches is all watches that run.

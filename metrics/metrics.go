@@ -20,12 +20,6 @@ var durationBuckets = []float64{
 	0.5, 0.65, 0.8, 1, 2, 5, 10, 20, 50, 100,
 }
 
-// What may come of an attempt to reload the configuration.
-const (
-	reloadApplied  = "applied"
-	reloadRejected = "rejected"
-)
-
 // Metrics is all families. Its methods may be called from many goroutines.
 type Metrics struct {
 	calls           *prometheus.CounterVec
@@ -33,7 +27,7 @@ type Metrics struct {
 	callsInFlight   *prometheus.GaugeVec
 	retries         *prometheus.CounterVec
 	errors          *prometheus.CounterVec
-	configReloads   *prometheus.CounterVec
+	config          configFamilies
 	discoveryCounts discoveryFamilies
 
 	endpoints endpoints
@@ -67,10 +61,7 @@ func New(reg prometheus.Registerer, version string) *Metrics {
 			Name: "lbproxy_errors_total",
 			Help: "Calls that the proxy itself failed, by the reason it gave in the trailer lbproxy-error.",
 		}, []string{"service", "reason"}),
-		configReloads: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "lbproxy_config_reloads_total",
-			Help: "Attempts to reload the configuration, by result: applied or rejected.",
-		}, []string{"result"}),
+		config:          newConfigFamilies(),
 		discoveryCounts: newDiscoveryFamilies(),
 	}
 	build := prometheus.NewGauge(prometheus.GaugeOpts{
@@ -82,22 +73,11 @@ func New(reg prometheus.Registerer, version string) *Metrics {
 	reg.MustRegister(
 		m.calls, m.callDuration, m.callsInFlight,
 		&m.endpoints, m.retries,
-		m.errors, m.configReloads, build,
+		m.errors, build,
 	)
 	m.discoveryCounts.register(reg, &m.watches)
-	// From 0 on, because a series that begins at 1 shows no increase, and alerts would miss the first rejection.
-	m.configReloads.WithLabelValues(reloadApplied)
-	m.configReloads.WithLabelValues(reloadRejected)
+	m.config.register(reg)
 	return m
-}
-
-// ConfigReloaded counts an attempt to reload the configuration.
-func (m *Metrics) ConfigReloaded(err error) {
-	result := reloadApplied
-	if err != nil {
-		result = reloadRejected
-	}
-	m.configReloads.WithLabelValues(result).Inc()
 }
 
 // seconds is a duration in the unit of every series of time.

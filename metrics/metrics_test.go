@@ -22,10 +22,11 @@ func everySeries(m *metrics.Metrics) (*metrics.Service, *metrics.Endpoint, *metr
 	e.CallEnded(codes.Code(4711), time.Millisecond, time.Now())
 	w := m.Watch("hello")
 	w.SetInstances(1)
+	w.SetPoisoned(1)
 	w.Confirmed(7)
 	w.Relisted(metrics.RelistStart)
 	s.CallFailed("no_route")
-	m.ConfigReloaded(nil)
+	m.ConfigReloaded(1)
 	return s, e, w
 }
 
@@ -49,6 +50,7 @@ func TestSeriesVanishWithTheirOwner(t *testing.T) {
 		"lbproxy_errors_total",
 		"lbproxy_endpoint_calls_total", "lbproxy_endpoint_call_seconds_total", "lbproxy_endpoint_in_flight", "lbproxy_endpoint_weight",
 		"lbproxy_endpoint_ready", "lbproxy_discovery_instances",
+		"lbproxy_discovery_poisoned_entries",
 	}
 	for _, name := range owned {
 		if n, _ := testutil.GatherAndCount(reg, name); n != 1 {

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -75,6 +76,24 @@ func (s *serving) check(t *testing.T) error {
 	defer cc.Close()
 	_, err = healthpb.NewHealthClient(cc).Check(t.Context(), &healthpb.HealthCheckRequest{})
 	return err
+}
+
+// metric is the value of a series without labels.
+func (s *serving) metric(t *testing.T, name string) float64 {
+	t.Helper()
+	page, err := getAdmin(t.Context(), s.admin, "/metrics")
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := regexp.MustCompile(`(?m)^` + name + ` (.+)$`).FindSubmatch(page)
+	if found == nil {
+		t.Fatalf("there is no series %s", name)
+	}
+	value, err := strconv.ParseFloat(string(found[1]), 64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return value
 }
 
 func startHealth(t *testing.T) (addr string) {
@@ -159,6 +178,12 @@ func TestServeReloads(t *testing.T) {
 	if got := policy(); got != picker.Random {
 		t.Fatalf("policy %q", got)
 	}
+	state := func() string {
+		return fmt.Sprint(s.metric(t, "lbproxy_config_last_reload_successful"), s.metric(t, "lbproxy_config_keys_waiting_for_restart"))
+	}
+	if got := state(); got != "1 0" {
+		t.Errorf("last reload successful, keys waiting for a restart: %s, want 1 0", got)
+	}
 	s.configure(t, "services: {hello: {policy: round_robin}}")
 	eventually(t, "the changed file takes effect", func() bool { return policy() == picker.RoundRobin })
 
@@ -167,11 +192,20 @@ func TestServeReloads(t *testing.T) {
 	if err := s.check(t); err != nil || policy() != picker.RoundRobin {
 		t.Errorf("after a bad file: %v, policy %q, want round_robin still", err, policy())
 	}
+	eventually(t, "the metrics say that the file is refused", func() bool { return state() == "0 0" })
 
 	s.configure(t, "services: {hello: {policy: least_request}}\ndrain_timeout: 1s")
 	s.send(syscall.SIGHUP)
 	eventually(t, "the file takes effect at SIGHUP", func() bool { return policy() == picker.LeastRequest })
 	s.awaitLog(`effect after a restart only","keys":["drain_timeout"]`)
+	eventually(t, "the metrics say that a key waits for a restart", func() bool { return state() == "1 1" })
+
+	if err := os.Remove(s.config); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the metrics say that the file is gone", func() bool { return state() == "0 1" })
+	s.configure(t, "services: {hello: {policy: least_request}}")
+	eventually(t, "the metrics say that all is well again", func() bool { return state() == "1 0" })
 }
 
 func TestServeEndsAtOnceAtTheSecondSignal(t *testing.T) {

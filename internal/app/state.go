@@ -34,7 +34,7 @@ func (a *App) Reload(next *configs.Config) {
 	now, changed, restart := a.config.Load().Reload(next)
 	a.config.Store(now)
 	a.apply(now)
-	a.metrics.ConfigReloaded(nil)
+	a.metrics.ConfigReloaded(len(restart))
 	if len(changed) > 0 {
 		a.log.Info("configuration changed", zap.Strings("keys", changed))
 	}
@@ -45,7 +45,7 @@ func (a *App) Reload(next *configs.Config) {
 
 // ReloadFailed tells of a configuration that cannot be used: the running one stays.
 func (a *App) ReloadFailed(err error) {
-	a.metrics.ConfigReloaded(err)
+	a.metrics.ConfigRejected()
 	a.log.Error("new configuration is wrong; the running one stays", zap.Error(err))
 }
 
