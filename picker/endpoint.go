@@ -52,7 +52,7 @@ type Endpoint struct {
 	// Immutable:
 	pool    *Pool
 	addr    string
-	conn    Conn
+	conn    Conn // nil until it is dialled, before anyone can pick the endpoint
 	metrics *metrics.Endpoint
 
 	refs    *refs
@@ -110,6 +110,30 @@ func (e *Endpoint) CallQueued() { e.metrics.CallQueued() }
 
 // CallUnqueued takes back a CallQueued.
 func (e *Endpoint) CallUnqueued() { e.metrics.CallUnqueued() }
+
+// reregister takes over what is registered now, and says whether that changes what can be picked.
+func (e *Endpoint) reregister(in discovery.Instance) (changed bool) {
+	if e.instance == in {
+		return false
+	}
+	if e.registeredAnew(in) {
+		e.newest = in.CreateRevision
+		e.conn.Renew()
+	}
+	changed = e.instance.Weight != in.Weight || e.instance.Version != in.Version
+	e.instance = in
+	e.metrics.SetWeight(in.Weight)
+	return changed
+}
+
+// registeredAnew says whether in is another registration than those that the endpoint is connected for. Of several keys
+// of one address any may be the one that counts, in turns; only one that has been created since is another.
+func (e *Endpoint) registeredAnew(in discovery.Instance) bool {
+	if in.Key == e.instance.Key {
+		return in.CreateRevision != e.instance.CreateRevision
+	}
+	return in.CreateRevision > e.newest
+}
 
 func (e *Endpoint) release(n int64) {
 	if e.refs.remove(n) {

@@ -116,22 +116,39 @@ func (g *Generation) group(version string) group {
 func (p *Pool) generation(prev *Generation) *Generation {
 	g := &Generation{
 		Synced: p.synced, Known: p.known, Poisoned: p.poisoned,
-		all:      p.group(p.order, prev.all),
-		versions: map[string]group{},
-		changed:  make(chan struct{}),
+		all:     p.group(p.order, prev.all),
+		changed: make(chan struct{}),
 	}
-	byVersion := map[string][]*Endpoint{}
-	for _, e := range p.order {
-		byVersion[e.instance.Version] = append(byVersion[e.instance.Version], e)
-	}
-	for version, endpoints := range byVersion {
-		if len(endpoints) == len(p.order) {
-			g.versions[version] = g.all
-			continue
-		}
-		g.versions[version] = p.group(endpoints, prev.versions[version])
-	}
+	g.versions = p.byVersion(g.all, prev)
 	return g
+}
+
+func (p *Pool) byVersion(all group, prev *Generation) map[string]group {
+	groups := map[string]group{}
+	if version, alike := p.onlyVersion(); alike {
+		groups[version] = all
+		return groups
+	}
+	members := map[string][]*Endpoint{}
+	for _, e := range p.order {
+		members[e.instance.Version] = append(members[e.instance.Version], e)
+	}
+	for version, endpoints := range members {
+		groups[version] = p.group(endpoints, prev.versions[version])
+	}
+	return groups
+}
+
+// onlyVersion is the version of all members; false if they are of several, or none.
+func (p *Pool) onlyVersion() (version string, alike bool) {
+	for i, e := range p.order {
+		if i == 0 {
+			version = e.instance.Version
+		} else if e.instance.Version != version {
+			return "", false
+		}
+	}
+	return version, len(p.order) > 0
 }
 
 func (p *Pool) group(endpoints []*Endpoint, prev group) group {

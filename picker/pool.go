@@ -1,6 +1,7 @@
 package picker
 
 import (
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -65,61 +66,72 @@ func (p *Pool) SetPolicy(name string) {
 }
 
 // Update makes the pool's members those of the snapshot. Endpoints that stay keep their connection and calls;
-// one that comes back while calls of its still run has never been away.
+// one that comes back while calls of its still run has never been away. It must not be called while it runs.
 func (p *Pool) Update(s discovery.Snapshot) {
-	var gone []*Endpoint
-	p.change(func() bool {
+	var joined, gone []*Endpoint
+	p.change(func() (picks bool) {
+		picks = !p.synced || !slices.Equal(p.poisoned, s.Poisoned)
 		p.synced, p.revision, p.poisoned = true, s.Revision, s.Poisoned
 		p.known = p.known || len(s.Instances) > 0
-		before := p.order
-		p.order = make([]*Endpoint, 0, len(s.Instances))
-		stays := make(map[*Endpoint]bool, len(s.Instances))
-		counts := make(refsSlab, max(0, len(s.Instances)-len(before)))
-		for _, in := range s.Instances {
-			e := p.admit(in, &counts)
-			p.order = append(p.order, e)
-			stays[e] = true
-		}
-		for _, e := range before {
-			if !stays[e] {
-				e.leaving = true
-				gone = append(gone, e)
-			}
-		}
-		return true
+		var changed bool
+		joined, gone, changed = p.reconcile(s.Instances)
+		return picks || changed
 	})
+	// Each under the lock for itself: the first are to be ready while the last are yet to be dialled.
+	for _, e := range joined {
+		p.connect(e)
+	}
 	// From here their last call closes them; picks from a generation that still holds them fail.
 	for _, e := range gone {
 		e.release(member)
 	}
 }
 
-// admit returns the endpoint of an instance: the one there is, or a new one.
-func (p *Pool) admit(in discovery.Instance, counts *refsSlab) *Endpoint {
-	e := p.endpoints[in.Addr]
-	if e != nil && e.leaving && !e.refs.add(member) {
-		p.forget(e)
-		e = nil
+// reconcile makes the pool's members those of instances, and says whether that changes what can be picked. Both are
+// sorted, so that it takes one walk along them.
+func (p *Pool) reconcile(instances []discovery.Instance) (joined, gone []*Endpoint, changed bool) {
+	before := p.order
+	p.order = make([]*Endpoint, 0, len(instances))
+	counts := make(refsSlab, max(0, len(instances)-len(before)))
+	for _, in := range instances {
+		for len(before) > 0 && before[0].addr < in.Addr {
+			gone = append(gone, before[0])
+			before = before[1:]
+		}
+		if len(before) > 0 && before[0].addr == in.Addr {
+			changed = before[0].reregister(in) || changed
+			p.order = append(p.order, before[0])
+			before = before[1:]
+			continue
+		}
+		e := p.revive(in)
+		if e == nil {
+			e = p.join(in, counts.take())
+			joined = append(joined, e)
+		}
+		p.order = append(p.order, e)
+		changed = true
 	}
-	if e == nil {
-		return p.join(in, counts.take())
+	gone = append(gone, before...)
+	for _, e := range gone {
+		e.leaving = true
 	}
-	if e.registeredAnew(in) {
-		e.newest = in.CreateRevision
-		e.conn.Renew()
-	}
-	e.leaving, e.instance = false, in
-	e.metrics.SetWeight(in.Weight)
-	return e
+	return joined, gone, changed || len(gone) > 0
 }
 
-// registeredAnew says whether in is another registration than those that the endpoint is connected for. Of several keys
-// of one address any may be the one that counts, in turns; only one that has been created since is another.
-func (e *Endpoint) registeredAnew(in discovery.Instance) bool {
-	if in.Key == e.instance.Key {
-		return in.CreateRevision != e.instance.CreateRevision
+// revive makes an endpoint a member again that has not closed since it left; nil if there is none.
+func (p *Pool) revive(in discovery.Instance) *Endpoint {
+	e := p.endpoints[in.Addr]
+	if e == nil {
+		return nil
 	}
-	return in.CreateRevision > e.newest
+	if !e.refs.add(member) {
+		p.forget(e)
+		return nil
+	}
+	e.leaving = false
+	e.reregister(in)
+	return e
 }
 
 func (p *Pool) join(in discovery.Instance, count *refs) *Endpoint {
@@ -129,11 +141,15 @@ func (p *Pool) join(in discovery.Instance, count *refs) *Endpoint {
 	}
 	e.refs.add(member)
 	e.metrics.SetWeight(in.Weight)
-	e.metrics.SetReady(false)
 	p.endpoints[in.Addr] = e
 	p.open.Add(1)
-	e.conn = p.dial(e)
 	return e
+}
+
+func (p *Pool) connect(e *Endpoint) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	e.conn = p.dial(e)
 }
 
 // forget takes an endpoint out of the books, once.

@@ -3,6 +3,7 @@ package picker_test
 import (
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"slices"
 	"sync"
 	"testing"
@@ -66,7 +67,10 @@ func weights(w ...int) discovery.Snapshot {
 	return s
 }
 
-func addr(i int) string { return fmt.Sprintf("10.%d.%d.%d:1001", i>>16, i>>8&0xff, i&0xff) }
+// addr is the i-th address, also by the order of addresses.
+func addr(i int) string {
+	return fmt.Sprintf("10.%03d.%03d.%03d:1001", i>>16, i>>8&0xff, i&0xff)
+}
 
 // connect makes every endpoint ready.
 func (b *bench) connect() {
@@ -513,4 +517,131 @@ func TestChangesUnderLoad(t *testing.T) {
 			t.Errorf("endpoint %s closed %d times, want once", c.endpoint.Addr(), c.closes)
 		}
 	}
+}
+
+// members is the status of the pool without those that have left, which close in a moment.
+func (b *bench) members() []picker.EndpointStatus {
+	return slices.DeleteFunc(b.Status().Instances, func(e picker.EndpointStatus) bool { return e.State == "draining" })
+}
+
+func TestOnlyWhatPicksDependOnMakesAGeneration(t *testing.T) {
+	b := ready(picker.WeightedRoundRobin, instances(
+		discovery.Instance{Addr: addr(0), Weight: 1, Version: "1", Key: "/a", CreateRevision: 1, ModRevision: 1},
+		discovery.Instance{Addr: addr(1), Weight: 1, Version: "1", Key: "/b", CreateRevision: 2, ModRevision: 2},
+	))
+	defer b.Close()
+	now := instances(
+		discovery.Instance{Addr: addr(0), Weight: 1, Version: "1", Key: "/a", CreateRevision: 1, ModRevision: 1},
+		discovery.Instance{Addr: addr(1), Weight: 1, Version: "1", Key: "/b", CreateRevision: 2, ModRevision: 2},
+	)
+	for _, step := range []struct {
+		name   string
+		change func()
+		want   bool
+	}{
+		{"nothing", func() {}, false},
+		{"a revision", func() { now.Revision = 3 }, false},
+		{"a write of the same", func() { now.Instances[0].ModRevision = 4 }, false},
+		{"a weight", func() { now.Instances[0].Weight = 2 }, true},
+		{"a version", func() { now.Instances[1].Version = "2" }, true},
+		{"one that joins", func() { now.Instances = append(now.Instances, discovery.Instance{Addr: addr(2), Weight: 1}) }, true},
+		{"one that leaves", func() { now.Instances = now.Instances[1:] }, true},
+		{"one in another's place", func() { now.Instances[0].Addr = addr(0) }, true},
+		{"a poisoned entry", func() { now.Poisoned = []discovery.Poisoned{{Key: "/c"}} }, true},
+	} {
+		now.Instances = slices.Clone(now.Instances)
+		step.change()
+		before := b.Current()
+		b.Update(now)
+		if got := b.Current() != before; got != step.want {
+			t.Errorf("%s: another generation is %t, want %t", step.name, got, step.want)
+		}
+		for i, in := range b.members() {
+			if want := now.Instances[i]; in.Addr != want.Addr || in.Weight != want.Weight || in.ModRevision != want.ModRevision {
+				t.Errorf("%s: status shows %+v, want %+v", step.name, in, want)
+			}
+		}
+	}
+}
+
+// A pool that has followed snapshots of all kinds holds what the last one says, on the connections it had.
+func TestPoolFollowsEverySnapshot(t *testing.T) {
+	random := rand.New(rand.NewPCG(1, 2))
+	b := newBench(picker.WeightedRoundRobin)
+	type known struct {
+		conn     *conn
+		created  int64
+		renewals int
+	}
+	members := map[string]known{}
+	for step := range 5000 {
+		s := instances()
+		for i := range 12 {
+			if random.IntN(3) > 0 {
+				s.Instances = append(s.Instances, discovery.Instance{
+					Addr: addr(i), Weight: random.IntN(3), Version: fmt.Sprint(random.IntN(2)), CreateRevision: int64(1 + random.IntN(2)),
+				})
+			}
+		}
+		b.Update(s)
+		now := map[string]known{}
+		want := picker.Availability{Instances: len(s.Instances)}
+		for _, in := range s.Instances {
+			c := b.conns[in.Addr]
+			if was, ok := members[in.Addr]; ok {
+				if c != was.conn {
+					t.Fatalf("step %d: %s stays and has another connection", step, in.Addr)
+				}
+				if was.created != in.CreateRevision {
+					was.renewals++
+				}
+				if c.renewals != was.renewals {
+					t.Fatalf("step %d: %d renewals of %s, want %d", step, c.renewals, in.Addr, was.renewals)
+				}
+			}
+			now[in.Addr] = known{c, in.CreateRevision, c.renewals}
+			c.endpoint.SetState(picker.Ready, nil)
+			if in.Weight > 0 {
+				want.Serving++
+				want.Ready++
+			}
+		}
+		for addr, was := range members {
+			if _, stays := now[addr]; !stays {
+				<-was.conn.closed
+			}
+		}
+		members = now
+		if got := b.Current().Available(""); got != want {
+			t.Fatalf("step %d: available = %+v, want %+v", step, got, want)
+		}
+		status := b.members()
+		for i, in := range s.Instances {
+			if got := status[i]; got.Addr != in.Addr || got.Weight != in.Weight || got.Version != in.Version {
+				t.Fatalf("step %d: status shows %+v, want %+v", step, got, in)
+			}
+		}
+	}
+	b.Close()
+}
+
+// The first of many takes calls while the others are yet to be dialled.
+func TestTheFirstEndpointDoesNotWaitForTheLast(t *testing.T) {
+	const n = 900
+	var pool *picker.Pool
+	var tell sync.WaitGroup
+	picked := false
+	pool = picker.NewPool("hello", picker.RoundRobin, func(e *picker.Endpoint) picker.Conn {
+		tell.Go(func() { e.SetState(picker.Ready, nil) })
+		if picked = picked || pool.Current().Available("").Ready > 0; !picked {
+			time.Sleep(2 * time.Millisecond) // longer than a mutex is unfair, so that SetState gets its turn
+		}
+		return nothing{}
+	}, metrics.New(prometheus.NewRegistry(), "test"), zap.NewNop())
+	pool.Update(many(n))
+	if !picked {
+		t.Errorf("none of %d endpoints could be picked when the last was dialled", n)
+	}
+	tell.Wait()
+	pool.Close()
 }
