@@ -129,11 +129,17 @@ func (p *Pool) byVersion(all group, prev *Generation) map[string]group {
 		groups[version] = all
 		return groups
 	}
-	members := map[string][]*Endpoint{}
+	members := make(map[string][]*Endpoint, len(prev.versions))
+	for version, before := range prev.versions {
+		members[version] = make([]*Endpoint, 0, before.Instances)
+	}
 	for _, e := range p.order {
 		members[e.instance.Version] = append(members[e.instance.Version], e)
 	}
 	for version, endpoints := range members {
+		if len(endpoints) == 0 {
+			continue
+		}
 		groups[version] = p.group(endpoints, prev.versions[version])
 	}
 	return groups
@@ -153,7 +159,8 @@ func (p *Pool) onlyVersion() (version string, alike bool) {
 
 func (p *Pool) group(endpoints []*Endpoint, prev group) group {
 	g := group{Availability: Availability{Instances: len(endpoints)}}
-	var ready, unready []*Endpoint
+	ready := make([]*Endpoint, 0, len(endpoints))
+	var unready []*Endpoint
 	for _, e := range endpoints {
 		switch {
 		case e.instance.Weight == 0:
