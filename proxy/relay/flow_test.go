@@ -6,6 +6,8 @@ import (
 	"testing"
 
 	"golang.org/x/net/http2"
+
+	"github.com/lbproxy/lbproxy/proxy/h2/hpack"
 )
 
 // received is how many bytes of DATA have come on a stream.
@@ -186,7 +188,7 @@ func TestFloods(t *testing.T) {
 			if i == 0 {
 				c.fr.WriteHeaders(http2.HeadersFrameParam{StreamID: 3})
 			}
-			if i < 100 {
+			if i < hpack.TooLarge*int(testConfig.MaxHeaderList)/maxFrameSize+1 {
 				c.fr.WriteContinuation(3, false, make([]byte, maxFrameSize))
 			}
 		}},

@@ -46,7 +46,7 @@ func (c *conn) onContinuation(h h2.FrameHeader, fragment []byte) error {
 	if c.fragments > c.core.cfg.maxFragments() {
 		return errFragments
 	}
-	if len(c.block)+len(fragment) > int(c.core.cfg.MaxHeaderList) {
+	if len(c.block)+len(fragment) > c.core.cfg.maxBlock() {
 		return errFields
 	}
 	c.block = append(c.block, fragment...)

@@ -2,6 +2,7 @@ package relay
 
 import (
 	"bytes"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -386,6 +387,70 @@ func TestBombs(t *testing.T) {
 		if w.ended(backend, "header_list") != 1 {
 			t.Error("the backend's connection goes on")
 		}
+		w.finish()
+	})
+}
+
+// A field block of between one and four times the limit costs its call and no other, whatever it is made of.
+func TestFieldsThatCostTheirCall(t *testing.T) {
+	const most = 64 << 10
+	long := func(n int) []string { return []string{"long", strings.Repeat("~", n)} } // which Huffman's code makes no shorter
+	var many []string
+	for i := range 3 * most / 100 {
+		many = append(many, fmt.Sprint("long-", i), strings.Repeat("~", 50))
+	}
+	for _, tt := range []struct {
+		name   string
+		fields []string
+	}{
+		{"one field, a little too long", long(most)},
+		{"one field", long(most * 3 / 2)},
+		{"one field, nearly four times too long", long(4*most - 1000)},
+		{"one long name", []string{strings.Repeat("~", 3*most), "value"}},
+		{"one field that is compressed", filling(3 * most)},
+		{"many fields", many},
+		{"many indexed fields", indexed(3 * most)},
+	} {
+		for _, size := range []int{3000, maxFrameSize / 2, maxFrameSize} {
+			t.Run(fmt.Sprintf("%s, in frames of %d", tt.name, size), func(t *testing.T) {
+				w, c, b := pair(t)
+				w.core.cfg.MaxHeaderList = most
+				send := func(p *peer, id uint32, end bool, fields ...string) {
+					p.inFragments(id, end, size, bytes.Clone(p.block(fields)))
+				}
+				c.streams[1], c.next = &peerStream{}, 3
+				send(c, 1, false, append(requestFields[:len(requestFields):len(requestFields)], tt.fields...)...)
+				want(t, c, "RST 1 ENHANCE_YOUR_CALM")
+				c.fr.WriteData(1, true, []byte("body"))
+				c.request(false) // its trailers
+				send(c, 3, true, tt.fields...)
+				want(t, c, "RST 3 ENHANCE_YOUR_CALM")
+				c.request(true)
+				c.request(true)
+				want(t, b, "HEADERS 1", "RST 1 CANCEL", "HEADERS 3 end", "HEADERS 5 end")
+				send(b, 3, true, append([]string{":status", "200", "grpc-status", "0"}, tt.fields...)...)
+				want(t, c, "HEADERS 5 :status=200 grpc-status=13 lbproxy-error=backend_protocol end")
+				b.respond(5) // and too long trailers
+				send(b, 5, true, append([]string{"grpc-status", "0"}, tt.fields...)...)
+				want(t, c, "HEADERS 7 :status=200", "HEADERS 7 grpc-status=13 lbproxy-error=backend_protocol end")
+				want(t, b, "RST 3 ENHANCE_YOUR_CALM", "RST 5 ENHANCE_YOUR_CALM")
+				c.request(true, "x", "y")
+				b.headers(7, true, ":status", "200", "grpc-status", "0", "x", "y")
+				want(t, b, "HEADERS 7 x=y end")
+				want(t, c, "HEADERS 9 :status=200 grpc-status=0 x=y end")
+				w.finish()
+			})
+		}
+	}
+	t.Run("more", func(t *testing.T) {
+		w, c, b := pair(t)
+		w.core.cfg.MaxHeaderList = most
+		c.requestInFragments(bytes.Clone(c.block(append(requestFields[:len(requestFields):len(requestFields)], long(4*most)...))))
+		want(t, c, "GOAWAY 0 ENHANCE_YOUR_CALM")
+		if w.ended(caller, "header_list") != 1 {
+			t.Error("the connection goes on")
+		}
+		want(t, b)
 		w.finish()
 	})
 }

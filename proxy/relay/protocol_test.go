@@ -77,13 +77,21 @@ func TestStatusThatIsNone(t *testing.T) {
 // requestInFragments makes the first request, of a field block that takes more than one frame.
 func (p *peer) requestInFragments(block []byte) {
 	p.streams[1] = &peerStream{}
-	p.fr.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: block[:maxFrameSize], EndStream: true})
-	for block = block[maxFrameSize:]; len(block) > 0; {
-		n := min(len(block), maxFrameSize)
-		p.fr.WriteContinuation(1, n == len(block), block[:n])
+	p.next = 3
+	p.inFragments(1, true, maxFrameSize, block)
+}
+
+// inFragments sends a field block in frames of at most a size.
+func (p *peer) inFragments(id uint32, end bool, size int, block []byte) {
+	first := min(len(block), size)
+	p.fr.WriteHeaders(http2.HeadersFrameParam{
+		StreamID: id, BlockFragment: block[:first], EndStream: end, EndHeaders: first == len(block),
+	})
+	for block = block[first:]; len(block) > 0; {
+		n := min(len(block), size)
+		p.fr.WriteContinuation(id, n == len(block), block[:n])
 		block = block[n:]
 	}
-	p.next = 3
 	p.send()
 }
 

@@ -8,9 +8,9 @@ type Decoder struct {
 // NewDecoder returns a decoder whose table is of HTTP/2's default size.
 func NewDecoder() *Decoder { return &Decoder{table{max: tableSize}} }
 
-// tooLarge is how often a block may exceed the size that was announced before it is refused: a few bytes can
-// stand for many, and a block that is too large for its stream is still to be decoded for the table's sake.
-const tooLarge = 4
+// TooLarge is how often a block may exceed the size that was announced before it is refused: a block that is too
+// large for its stream is still to be decoded for the table's sake, but a few bytes can stand for many.
+const TooLarge = 4
 
 // Decode appends the fields of a whole block to dst. Size is the sum of their sizes; fields from the first that
 // exceeds maxSize are decoded, as they change the table, but not appended. A block of more than four times
@@ -20,7 +20,7 @@ func (d *Decoder) Decode(dst []Field, block []byte, maxSize uint32) (fields []Fi
 		return dst, 0, err
 	}
 	var literal Field
-	sum, limit := uint64(0), tooLarge*uint64(maxSize)
+	sum, limit := uint64(0), TooLarge*uint64(maxSize)
 	for len(block) > 0 {
 		var f *Field
 		if b := block[0]; b >= 0x80 { // indexed (section 6.1)
