@@ -155,6 +155,13 @@ func ErrMetadataTooLarge(service, addr string, size, most uint32) *Error {
 		service, addr, most, size)
 }
 
+// ErrAnswerTooLarge is for a call whose answer has more metadata than the caller takes; it would end the caller's
+// connection, and other calls with it.
+func ErrAnswerTooLarge(service, addr string, size, most uint32) *Error {
+	return fail(Limit, codes.Internal, "service %q: the caller takes a header list size of %d bytes, instance %s answers with %d; have it send less metadata, or raise the caller's limit",
+		service, most, addr, size)
+}
+
 // ErrMemory is for a call that holds much of a memory that is used up: one of its ends sends faster than the
 // other reads.
 func ErrMemory(service string, budget int) *Error {

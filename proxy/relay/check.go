@@ -50,9 +50,8 @@ func nameAuthority(fields []hpack.Field) (grown uint32) {
 			return 0
 		}
 		if f.Name == "host" {
-			f.Name = ":authority"
 			copy(fields[1:i+1], fields[:i])
-			fields[0] = f
+			fields[0] = hpack.Field{Name: ":authority", Value: f.Value, Sensitive: f.Sensitive}
 			return uint32(len(":authority") - len("host"))
 		}
 	}

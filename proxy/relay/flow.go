@@ -52,8 +52,9 @@ func (c *conn) sendQueued(st *stream, h *half, n int) {
 	st.credit(c.side.other(), n-before)
 	switch {
 	case drained && h.last == trailers:
-		c.writeHeaders(h.id, h.trailers, true)
-		end = true
+		h.last = nothing
+		st.headers(c.side.other(), h.trailers, true)
+		return
 	case !drained:
 		c.unblock(st)
 	}

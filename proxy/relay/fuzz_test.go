@@ -228,6 +228,7 @@ func FuzzInterleaved(f *testing.F) {
 	f.Add([]byte{30, 0, 2, 0, 0, 1, 0, 0, 1, 27, 0, 20, 10, 0, 0, 10, 1, 0, 27, 0, 20, 27, 0, 20})
 	f.Add([]byte{0, 16, 1, 10, 16, 0, 11, 0, 1, 0, 32, 1, 0, 48, 1, 0, 48, 1, 10, 49, 0, 6, 0, 0, 11, 1, 1, 27, 0, 99, 4, 0, 9, 5, 0, 9})
 	f.Add([]byte{26, 0, 9, 28, 0, 0, 22, 0, 255, 22, 0, 254, 22, 0, 255, 22, 0, 255, 28, 0, 1, 12, 0, 0, 22, 0, 255, 29, 0, 0, 27, 0, 99})
+	f.Add([]byte{6, 0, 0, 0, 0, 1, 10, 0, 0, 11, 0, 1, 31, 0, 30, 12, 0, 0, 5, 0, 9, 31, 1, 45, 0, 1, 1, 8, 0, 255, 31, 2, 60, 0, 0, 1})
 	f.Fuzz(func(t *testing.T, script []byte) {
 		if len(script) > 3*400 {
 			return
@@ -284,7 +285,7 @@ func (in *interleaved) do(what, whom, n byte) {
 	w := in.w
 	i := int(whom & 1)
 	p := in.callers[i]
-	what %= 31
+	what %= 32
 	switch {
 	case what >= 22:
 		in.doMore(what, whom, n)
@@ -414,6 +415,10 @@ func (in *interleaved) doMore(what, whom, n byte) {
 		if st := in.hog.streams[id]; st != nil {
 			in.hog.data(id, make([]byte, min(int64(n)*512, max(0, st.credit), max(0, in.hog.credit))), n&1 != 0)
 		}
+	case 31:
+		p := slices.Concat(in.callers, in.backends)[whom&3]
+		p.resume()
+		p.settings(setting{ID: http2.SettingMaxHeaderListSize, Val: uint32(n) * 4})
 	case 30:
 		w.configure(proxy.ServiceConfig{
 			Policy: picker.WeightedRoundRobin, WaitTimeout: time.Second,

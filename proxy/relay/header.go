@@ -2,6 +2,7 @@ package relay
 
 import (
 	"errors"
+	"slices"
 	"strings"
 	"time"
 
@@ -168,8 +169,39 @@ func (c *core) begin(st *stream, f *front) {
 		st.fail(c, err)
 		return
 	}
+	st.consume(c)
 	st.setTimer(c)
 	st.pick(c)
+}
+
+// consume takes out of the request what is the proxy's own.
+func (st *stream) consume(c *core) {
+	all := len(st.request)
+	st.request = slices.DeleteFunc(st.request, func(f hpack.Field) bool { return strings.HasPrefix(f.Name, proxy.MetadataPrefix) })
+	if len(st.request) < all {
+		st.resized(c)
+	}
+}
+
+// age has the request say how much of the caller's time is left. A call that did not wait keeps its time untouched:
+// what has passed is below the precision of timeouts.
+func (st *stream) age(c *core) {
+	if st.deadline.IsZero() || c.now.Sub(st.began) <= time.Millisecond {
+		return
+	}
+	left := formatTimeout(st.deadline.Sub(c.now))
+	for i, f := range st.request {
+		if f.Name == "grpc-timeout" {
+			st.request[i] = hpack.Field{Name: f.Name, Value: left, Sensitive: f.Sensitive}
+		}
+	}
+	st.resized(c)
+}
+
+// resized notes that the request's fields have changed.
+func (st *stream) resized(c *core) {
+	st.size = uint32(fieldsSize(st.request))
+	c.charge(st)
 }
 
 // requestHeader looks fields of a request up for routes.
@@ -288,33 +320,16 @@ func (c *conn) onData(h h2.FrameHeader, payload []byte) error {
 	return nil
 }
 
-// writeRequest writes the call's field block, as the backend is to get it.
+// writeRequest writes the call's field block.
 func (c *conn) writeRequest(st *stream, end bool) {
-	block := c.core.encoded[:0]
-	spent := c.core.now.Sub(st.began)
-	for i := range st.request {
-		f := &st.request[i]
-		switch {
-		case strings.HasPrefix(f.Name, proxy.MetadataPrefix):
-		case f.Name == "grpc-timeout" && spent > time.Millisecond && !st.deadline.IsZero():
-			// A call that did not wait gets its time untouched; what passed is below the precision of timeouts.
-			left := formatTimeout(st.deadline.Sub(c.core.now))
-			block = c.enc.AppendField(block, hpack.Field{Name: f.Name, Value: left, Sensitive: f.Sensitive})
-		default:
-			block = c.enc.AppendField(block, *f)
-		}
-	}
 	before := len(c.out)
-	c.writeBlock(st.half[backend].id, block, end)
+	c.writeHeaders(st.half[backend].id, st.request, end)
 	c.requests += len(c.out) - before
 }
 
-// writeHeaders writes a field block as it came.
+// writeHeaders writes a field block.
 func (c *conn) writeHeaders(id uint32, fields []hpack.Field, end bool) {
-	c.writeBlock(id, c.enc.Append(c.core.encoded[:0], fields...), end)
-}
-
-func (c *conn) writeBlock(id uint32, block []byte, end bool) {
+	block := c.enc.Append(c.core.encoded[:0], fields...)
 	c.out = h2.AppendHeaders(c.writable(), id, block, end, c.peer.MaxFrameSize)
 	c.mark()
 	c.core.encoded = kept(block)

@@ -37,6 +37,7 @@ type peer struct {
 	window    int64 // of the connection, for the core to send
 	initial   int64
 	maxFrame  int
+	maxFields uint32 // as SETTINGS_MAX_HEADER_LIST_SIZE counts
 	streams   map[uint32]*peerStream
 	credit    int64 // of the connection, for the peer to send
 	newCredit int64
@@ -56,7 +57,7 @@ type peerStream struct {
 
 func newPeer(w *world, s side) *peer {
 	p := &peer{
-		w: w, side: s, window: 65535, initial: 65535, maxFrame: 16384, credit: 65535, newCredit: 65535, next: 1,
+		w: w, side: s, window: 65535, initial: 65535, maxFrame: 16384, maxFields: h2.Unlimited, credit: 65535, newCredit: 65535, next: 1,
 		streams: map[uint32]*peerStream{},
 	}
 	p.fr = http2.NewFramer(&p.out, &p.in)
@@ -183,6 +184,9 @@ func (p *peer) note(f http2.Frame) {
 
 func (p *peer) onHeaders(st *peerStream, f *http2.MetaHeadersFrame) {
 	id := f.StreamID
+	if size := sizeOf(f.Fields); size > p.maxFields && !p.hostile {
+		p.w.t.Fatalf("HEADERS on stream %d: %d bytes of fields, of which %d are allowed", id, size, p.maxFields)
+	}
 	var b strings.Builder
 	p.last = map[string]string{}
 	for _, field := range f.Fields {
@@ -202,6 +206,13 @@ func (p *peer) onHeaders(st *peerStream, f *http2.MetaHeadersFrame) {
 	}
 	st.over = f.StreamEnded()
 	p.tell(id, true, st.over, 0)
+}
+
+func sizeOf(fields []hpack.HeaderField) (n uint32) {
+	for _, f := range fields {
+		n += f.Size()
+	}
+	return n
 }
 
 func (p *peer) onData(st *peerStream, f *http2.DataFrame) {
@@ -274,6 +285,8 @@ func (p *peer) settings(settings ...setting) {
 			p.initial = int64(s.Val)
 		case http2.SettingMaxFrameSize:
 			p.maxFrame = int(s.Val)
+		case http2.SettingMaxHeaderListSize:
+			p.maxFields = s.Val
 		case http2.SettingHeaderTableSize:
 			p.dec.SetMaxDynamicTableSize(s.Val)
 		}
@@ -295,8 +308,7 @@ func (p *peer) headers(id uint32, end bool, fields ...string) {
 		p.streams[id] = &peerStream{window: p.initial, credit: p.newCredit}
 	}
 	p.streams[id].sent = end
-	p.fr.WriteHeaders(http2.HeadersFrameParam{StreamID: id, BlockFragment: p.block(fields), EndHeaders: true, EndStream: end})
-	p.send()
+	p.inFragments(id, end, maxFrameSize, p.block(fields))
 }
 
 var requestFields = []string{

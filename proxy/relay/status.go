@@ -4,6 +4,7 @@ import (
 	"encoding/base64"
 	"encoding/binary"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -83,17 +84,24 @@ func (st *stream) tell(c *core, err *proxy.Error) {
 		st.answerInHTTP(c, err)
 	default:
 		// The caller must not take what it has got for all of it (RFC 9113, section 8.1.1).
-		c.drained(st, &st.half[caller])
-		st.close(caller, h2.InternalError)
-		c.release(st)
+		st.abort(c)
 	}
+}
+
+// abort ends the response of a call that has ended without a word.
+func (st *stream) abort(c *core) {
+	c.drained(st, &st.half[caller])
+	st.close(caller, h2.InternalError)
+	c.release(st)
 }
 
 // answer sends a response of the proxy's own that has content.
 func (st *stream) answer(fields []hpack.Field, content []byte) {
 	st.answered = true
 	st.headers(backend, fields, false)
-	st.relay(backend, content, true)
+	if st.half[caller].conn != nil { // else the fields were too long for it
+		st.relay(backend, content, true)
+	}
 }
 
 // answerInHTTP is the answer to a caller that speaks no gRPC.
@@ -127,6 +135,36 @@ func (c *core) statusFields(err *proxy.Error, contentType string, trailers bool)
 		hpack.Field{Name: "grpc-message", Value: percentEncode(err.Message)},
 		hpack.Field{Name: proxy.ErrorTrailer, Value: string(err.Reason)})
 	return c.status
+}
+
+// shortened is the fields of a status with as much of its message as fits, and without the reason if they must; nil if
+// the caller does not take that much.
+func shortened(fields []hpack.Field, most int) []hpack.Field {
+	for _, name := range []string{"grpc-message", proxy.ErrorTrailer} {
+		excess := fieldsSize(fields) - most
+		i := slices.IndexFunc(fields, func(f hpack.Field) bool { return f.Name == name })
+		switch {
+		case excess <= 0:
+			return fields
+		case i < 0:
+		case name == "grpc-message" && len(fields[i].Value) > excess:
+			fields[i] = hpack.Field{Name: name, Value: cutMessage(fields[i].Value, len(fields[i].Value)-excess)}
+		default:
+			fields = slices.Delete(fields, i, i+1)
+		}
+	}
+	if fieldsSize(fields) > most {
+		return nil
+	}
+	return fields
+}
+
+// cutMessage is the first n bytes of an encoded message, without a part of an escape.
+func cutMessage(s string, n int) string {
+	if i := strings.LastIndexByte(s[:n], '%'); i >= 0 && i > n-len("%XX") {
+		n = i
+	}
+	return s[:n]
 }
 
 // webTrailers is the frame of a status in gRPC-Web.

@@ -30,7 +30,7 @@ type stream struct {
 	began time.Time
 
 	request []hpack.Field // the caller's field block
-	size    uint32        // of it, as SETTINGS_MAX_HEADER_LIST_SIZE counts
+	size    uint32        // of what is sent of it, as SETTINGS_MAX_HEADER_LIST_SIZE counts
 	body    []byte        // DATA of the request, to be sent again
 	replay  bool          // body holds all of it
 
@@ -151,6 +151,7 @@ func (st *stream) timedOut(c *core) {
 
 // open sends the request, as far as it has come, on a connection of the picked endpoint.
 func (st *stream) open(cn *conn) {
+	st.age(cn.core)
 	if st.size > cn.peer.MaxHeaderListSize {
 		st.fail(cn.core, proxy.ErrMetadataTooLarge(st.call.Service(), st.call.Endpoint().Addr(), st.size, cn.peer.MaxHeaderListSize))
 		return
@@ -305,10 +306,33 @@ func (st *stream) headers(from side, fields []hpack.Field, end bool) {
 		st.owner.core.charge(st)
 		return
 	}
+	if uint32(fieldsSize(fields)) > out.conn.peer.MaxHeaderListSize {
+		st.tooLong(from.other(), fields, end)
+		return
+	}
 	out.conn.writeHeaders(out.id, fields, end)
 	out.headed = from == caller || st.answered || end // informational responses are none
 	if end {
 		out.last, out.done = trailers, true
 		st.settle()
+	}
+}
+
+// tooLong is called for a field block that is longer than its receiver takes.
+func (st *stream) tooLong(to side, fields []hpack.Field, end bool) {
+	c := st.owner.core
+	size, most := uint32(fieldsSize(fields)), st.half[to].conn.peer.MaxHeaderListSize
+	switch {
+	case st.ended: // a status of the proxy's own
+		if fields = shortened(fields, int(most)); fields == nil {
+			st.abort(c)
+			return
+		}
+		st.headers(backend, fields, end)
+	case to == backend:
+		st.fail(c, proxy.ErrMetadataTooLarge(st.call.Service(), st.call.Endpoint().Addr(), size, most))
+	case st.answered:
+		st.fail(c, proxy.ErrAnswerTooLarge(st.call.Service(), st.call.Endpoint().Addr(), size, most))
+	default: // an informational response, which callers can do without
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"strings"
 	"testing"
 	"time"
 
@@ -114,7 +115,7 @@ func TestCallersThatLeaveABackendThatSends(t *testing.T) {
 // inFlight is how many calls there are, by the metrics.
 func inFlight(p *lbproxy) (n float64) {
 	for series, value := range p.metrics() {
-		if len(series) > len("lbproxy_calls_in_flight") && series[:len("lbproxy_calls_in_flight")] == "lbproxy_calls_in_flight" {
+		if strings.HasPrefix(series, "lbproxy_calls_in_flight") {
 			n += value
 		}
 	}

@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"io"
 	"net/http"
@@ -15,7 +16,9 @@ import (
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 
+	"github.com/lbproxy/lbproxy/configs"
 	"github.com/lbproxy/lbproxy/discovery"
+	"github.com/lbproxy/lbproxy/proxy"
 )
 
 // Messages of any size cross, in both directions.
@@ -99,6 +102,39 @@ func TestMetadataTooLargeForTheBackend(t *testing.T) {
 			t.Errorf("the call ends by %v, without a proxy by %v", err, want)
 		}
 		greet(t, proxied, 1)
+	})
+}
+
+// Metadata that the caller says is too large for it is refused with the code that it would have without a proxy.
+func TestMetadataTooLargeForTheCaller(t *testing.T) {
+	onEveryEngine(t, func(t *testing.T, w *world) {
+		long := metadata.Pairs("long", strings.Repeat("x", 4000))
+		for name, add := range map[string]func(context.Context) error{
+			"header":  func(ctx context.Context) error { return grpc.SetHeader(ctx, long) },
+			"trailer": func(ctx context.Context) error { return grpc.SetTrailer(ctx, long) },
+		} {
+			in := w.startInstance(name, "", 1, onHello(func(ctx context.Context) error {
+				if md, _ := metadata.FromIncomingContext(ctx); len(md["long"]) == 0 {
+					return nil
+				}
+				return add(ctx)
+			}))
+			p := w.startProxy(listed(name))
+			p.awaitReady(name, 1)
+			takes := grpc.WithMaxHeaderListSize(2000)
+			direct := dial(t, "passthrough:///"+in.addr, grpc.WithAuthority(name), takes)
+			proxied := dial(t, "passthrough:///"+p.Addrs()[0], grpc.WithAuthority(name), takes)
+			ctx := metadata.AppendToOutgoingContext(within(t), "long", "please")
+			_, want := sayHello(ctx, direct)
+			_, err := sayHello(ctx, proxied)
+			if want == nil || status.Code(err) != status.Code(want) {
+				t.Errorf("%s: the call ends by %v, without a proxy by %v", name, err, want)
+			}
+			if w.engine.name == configs.EngineRelay && reasonOf(err) != string(proxy.Limit) {
+				t.Errorf("%s: the call ends by %v, reason %q", name, err, reasonOf(err))
+			}
+			greet(t, proxied, 1)
+		}
 	})
 }
 
