@@ -122,7 +122,7 @@ type Route struct {
 // Log is how the proxy logs.
 type Log struct {
 	Level  string `yaml:"level"`  // debug, info, warn or error
-	Format string `yaml:"format"` // json or console
+	Format string `yaml:"format"` // json, console, or auto: console on a terminal, json elsewhere
 }
 
 // Default returns the configuration that holds without a file.
@@ -147,7 +147,7 @@ func withoutSource() *Config {
 			MaxGlitches: 10_000, MaxUnreadMiB: 16, HandshakeTimeout: 10 * time.Second,
 		},
 		DrainTimeout: 30 * time.Second,
-		Log:          Log{Level: "info", Format: "json"},
+		Log:          Log{Level: "info", Format: "auto"},
 	}
 }
 

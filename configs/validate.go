@@ -23,7 +23,7 @@ const maxSocketPath = 107
 var (
 	engines    = []string{EngineRelay, EngineGRPCProxy}
 	logLevels  = []string{"debug", "info", "warn", "error"}
-	logFormats = []string{"json", "console"}
+	logFormats = []string{"auto", "json", "console"}
 )
 
 // Validate returns everything that is wrong with c, for configurations that do not come from [Load] or that

@@ -3,6 +3,8 @@ package discovery
 import (
 	"context"
 	"errors"
+	"fmt"
+	"os"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -51,6 +53,16 @@ type fileState struct {
 // waited for.
 func NewFile(path string, m *metrics.Metrics, log *zap.Logger) *File {
 	return newFile(path, m, log, filewatch.DefaultPoll)
+}
+
+// CheckFile says everything that is wrong with the file at path; nil if nothing is.
+func CheckFile(path string) error {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return fmt.Errorf("services file: %w", err)
+	}
+	_, err = parseInstances(path, data)
+	return err
 }
 
 func newFile(path string, m *metrics.Metrics, log *zap.Logger, poll time.Duration) *File {

@@ -37,9 +37,10 @@ var arrows = map[string][]string{
 	// Around them.
 	"configs":      {"discovery", "picker", "internal/strictyaml"},
 	"admin":        {"proxy", "picker", "discovery", "metrics", "configs"},
-	"internal/app": {"admin", "configs", "proxy/grpcengine", "proxy/relay", "proxy/transport", "proxy", "picker", "discovery", "metrics"},
+	"internal/app": {"admin", "configs", "proxy/grpcengine", "proxy/relay", "proxy/transport", "proxy", "picker", "discovery", "metrics", "internal/portowner"},
 	"cmd/lbproxy": {
 		"internal/app", "configs", "proxy", "picker", "discovery", "metrics", "internal/filewatch", "internal/terminal",
+		"internal/portowner",
 		"internal/flagfault",
 	},
 
@@ -50,6 +51,7 @@ var arrows = map[string][]string{
 	"internal/filewatch":  {},
 	"internal/logsample":  {},
 	"internal/terminal":   {},
+	"internal/portowner":  {},
 
 	// For tests and the playground; see production.
 	"internal/embedetcd": {},

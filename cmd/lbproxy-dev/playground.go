@@ -14,12 +14,12 @@ import (
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
-	"go.uber.org/zap/zapcore"
 
 	"github.com/lbproxy/lbproxy/configs"
 	"github.com/lbproxy/lbproxy/discovery"
 	"github.com/lbproxy/lbproxy/internal/app"
 	"github.com/lbproxy/lbproxy/internal/embedetcd"
+	"github.com/lbproxy/lbproxy/internal/terminal"
 	"github.com/lbproxy/lbproxy/picker"
 	"github.com/lbproxy/lbproxy/proxy"
 )
@@ -53,7 +53,7 @@ func start(ctx context.Context, o *options, stderr io.Writer) (_ *playground, er
 		}
 	}()
 	level := zap.NewAtomicLevel()
-	log := newLogger(stderr, level)
+	log := zap.New(terminal.NewLogCore(stderr, level))
 	if err := p.startEtcd(); err != nil {
 		return nil, err
 	}
@@ -78,13 +78,6 @@ func (p *playground) stop() error {
 }
 
 func (p *playground) atStop(end func() error) { p.ending = append(p.ending, end) }
-
-func newLogger(w io.Writer, level zap.AtomicLevel) *zap.Logger {
-	cfg := zap.NewProductionEncoderConfig()
-	cfg.EncodeTime = zapcore.ISO8601TimeEncoder
-	cfg.EncodeDuration = zapcore.StringDurationEncoder
-	return zap.New(zapcore.NewCore(zapcore.NewConsoleEncoder(cfg), zapcore.Lock(zapcore.AddSync(w)), level))
-}
 
 func (p *playground) startEtcd() error {
 	dir, err := os.MkdirTemp("", "lbproxy-dev-")

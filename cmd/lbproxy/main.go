@@ -10,10 +10,9 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 
 	"github.com/spf13/cobra"
-	"go.uber.org/zap"
-	"go.uber.org/zap/zapcore"
 
 	"github.com/lbproxy/lbproxy/internal/flagfault"
 )
@@ -55,7 +54,9 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		exit = &exitError{code: exitUsage, err: err, usage: true}
 	}
 	if exit.err != nil {
-		fmt.Fprintf(stderr, "lbproxy: %v\n", exit.err)
+		for fault := range strings.SplitSeq(exit.err.Error(), "\n") { // of a file or a command line, one a line
+			fmt.Fprintf(stderr, "lbproxy: %s\n", fault)
+		}
 	}
 	if exit.usage {
 		fmt.Fprintf(stderr, "Run '%s --help' for usage.\n", cmd.CommandPath())
@@ -91,12 +92,4 @@ func newRootCommand() *cobra.Command {
 		}
 	}
 	return root
-}
-
-// newConsoleLogger logs for people.
-func newConsoleLogger(w io.Writer) *zap.Logger {
-	cfg := zap.NewProductionEncoderConfig()
-	cfg.EncodeTime = zapcore.ISO8601TimeEncoder
-	cfg.EncodeDuration = zapcore.StringDurationEncoder
-	return zap.New(zapcore.NewCore(zapcore.NewConsoleEncoder(cfg), zapcore.Lock(zapcore.AddSync(w)), zap.InfoLevel))
 }

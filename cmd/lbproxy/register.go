@@ -17,6 +17,8 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/lbproxy/lbproxy/discovery"
+	"github.com/lbproxy/lbproxy/internal/portowner"
+	"github.com/lbproxy/lbproxy/internal/terminal"
 )
 
 // answerPatience is for a server that is started together with its registration.
@@ -107,7 +109,7 @@ func (r *registration) run(cmd *cobra.Command, command []string) error {
 	if r.ttl <= 0 || r.startTimeout <= 0 || r.drainWait < 0 {
 		return usageError(errors.New("--ttl, --start-timeout and --drain-wait are times; only the last may be 0"))
 	}
-	log := newConsoleLogger(cmd.ErrOrStderr())
+	log := zap.New(terminal.NewLogCore(cmd.ErrOrStderr(), zap.InfoLevel))
 	client, err := discovery.NewEtcdClient(r.etcd.config(), log)
 	if err != nil {
 		return usageError(err)
@@ -164,7 +166,7 @@ func registerUntilSignal(ctx context.Context, registrar *discovery.Registrar, ad
 func serveWeight(address string, registrar *discovery.Registrar, log *zap.Logger) (stop func(), err error) {
 	l, err := net.Listen("tcp", address)
 	if err != nil {
-		return nil, fmt.Errorf("--weight-address: %w", err)
+		return nil, fmt.Errorf("--weight-address: %w", portowner.Explain(err, address))
 	}
 	server := &http.Server{Handler: registrar.WeightHandler(), ReadHeaderTimeout: 5 * time.Second}
 	served := make(chan struct{})

@@ -2,10 +2,12 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
 	"os/signal"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -15,8 +17,10 @@ import (
 	"go.uber.org/zap/zapcore"
 
 	"github.com/lbproxy/lbproxy/configs"
+	"github.com/lbproxy/lbproxy/discovery"
 	"github.com/lbproxy/lbproxy/internal/app"
 	"github.com/lbproxy/lbproxy/internal/filewatch"
+	"github.com/lbproxy/lbproxy/internal/terminal"
 )
 
 func newServeCommand() *cobra.Command {
@@ -73,7 +77,7 @@ func (f *serveFlags) add(cmd *cobra.Command) {
 	flags.StringVar(&f.instances, "instances", "", "file that lists instances, in place of etcd")
 	flags.DurationVar(&f.drain, "drain-timeout", d.DrainTimeout, "how long running calls may take to end at shutdown")
 	flags.StringVar(&f.logLevel, "log-level", d.Log.Level, "debug, info, warn or error")
-	flags.StringVar(&f.logFormat, "log-format", d.Log.Format, "json or console")
+	flags.StringVar(&f.logFormat, "log-format", d.Log.Format, "json, console for people, or auto: console on a terminal, json elsewhere")
 	cmd.MarkFlagsMutuallyExclusive("etcd", "instances")
 }
 
@@ -129,13 +133,18 @@ func (f *serveFlags) serve(cmd *cobra.Command) error {
 	if err != nil {
 		return configError(err)
 	}
+	if cmd.Flags().Changed("instances") {
+		if err := discovery.CheckFile(f.instances); err != nil {
+			return configError(err)
+		}
+	}
 	log, level := newLogger(cmd.ErrOrStderr(), cfg.Log)
 	defer log.Sync()
 	log.Info("starting", zap.String("version", thisBuild().Version), zap.String("engine", cfg.Engine))
 	app.UseCores(cfg)
 	a, err := app.New(cfg, thisBuild().Version, log, level)
 	if err != nil {
-		return err
+		return withFlag(err)
 	}
 	reload := func() {
 		if next, err := load(); err != nil {
@@ -155,6 +164,17 @@ func (f *serveFlags) serve(cmd *cobra.Command) error {
 	stop()
 	reloading.Wait()
 	return err
+}
+
+// withFlag names the flag that helps where an address cannot be listened at.
+func withFlag(err error) error {
+	var listen *app.ListenError
+	if !errors.As(err, &listen) {
+		return err
+	}
+	key, _, _ := strings.Cut(listen.Key, "[")
+	flag := map[string]string{"listeners": "--listen", "admin.address": "--admin", "metrics.address": "--metrics"}[key]
+	return fmt.Errorf("%w; choose another address there, or with %s", err, flag)
 }
 
 // untilSignal returns a context that the first SIGTERM or SIGINT ends, gently. The second does what it does by
@@ -216,13 +236,12 @@ func newLogger(w io.Writer, cfg configs.Log) (*zap.Logger, zap.AtomicLevel) {
 	if err != nil {
 		panic(fmt.Sprintf("log level was not validated: %v", err))
 	}
+	if cfg.Format == "console" || cfg.Format == "auto" && terminal.Is(w) {
+		return zap.New(terminal.NewLogCore(w, level)), level
+	}
 	encoding := zap.NewProductionEncoderConfig()
 	encoding.TimeKey = "time"
 	encoding.EncodeTime = zapcore.RFC3339NanoTimeEncoder
 	encoding.EncodeDuration = zapcore.StringDurationEncoder
-	encoder := zapcore.NewJSONEncoder(encoding)
-	if cfg.Format == "console" {
-		encoder = zapcore.NewConsoleEncoder(encoding)
-	}
-	return zap.New(zapcore.NewCore(encoder, zapcore.Lock(zapcore.AddSync(w)), level)), level
+	return zap.New(zapcore.NewCore(zapcore.NewJSONEncoder(encoding), zapcore.Lock(zapcore.AddSync(w)), level)), level
 }

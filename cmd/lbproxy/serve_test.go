@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -270,6 +271,18 @@ func TestServeRefuses(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer taken.Close()
+	at, free, by := taken.Addr().String(), "127.0.0.1:0", " is taken by "
+	if runtime.GOOS == "linux" {
+		by += fmt.Sprintf("lbproxy.test (pid %d)", os.Getpid())
+	}
+	socket := filepath.Join(t.TempDir(), "socket")
+	onSocket, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer onSocket.Close()
+	wrong := filepath.Join(t.TempDir(), "instances.yaml")
+	write(t, wrong, "services:\n  hello:\n    - {addr: here}\n    - {addr: \"127.0.0.1:1\", weight: -1}\n")
 	bad := filepath.Join(t.TempDir(), "bad.yaml")
 	write(t, bad, "engine: warp\nlistners: []\n")
 	for _, test := range []struct {
@@ -278,11 +291,18 @@ func TestServeRefuses(t *testing.T) {
 		want []string
 	}{
 		{[]string{"--config", "/does/not/exist"}, 2, []string{"/does/not/exist"}},
-		{[]string{"--config", bad}, 2, []string{bad + `:1: engine: "warp"`, bad + ":2: listners: unknown key; did you mean listeners?"}},
+		{[]string{"--config", bad}, 2, []string{"lbproxy: " + bad + `:1: engine: "warp"`, "lbproxy: " + bad + ":2: listners: unknown key; did you mean listeners?"}},
 		{[]string{"--engine", "warp"}, 2, []string{`engine: "warp" is unknown; use`}},
 		{[]string{"--listen", "nowhere"}, 2, []string{"listeners[0].address"}},
 		{[]string{"--etcd", "127.0.0.1:2379", "--instances", "f.yaml"}, 2, []string{"none of the others can be"}},
-		{[]string{"--listen", taken.Addr().String()}, 1, []string{"listeners[0].address", "address already in use"}},
+		{[]string{"--listen", at}, 1, []string{"listeners[0].address: " + at + by, "address already in use; choose another address there, or with --listen"}},
+		{[]string{"--listen", free, "--admin", at}, 1, []string{"admin.address: " + at + by, "with --admin"}},
+		{[]string{"--listen", free, "--admin", free, "--metrics", at}, 1, []string{"metrics.address: " + at + by, "with --metrics"}},
+		{[]string{"--listen", "unix:" + socket}, 1, []string{"listeners[0].address: unix:" + socket + by, "with --listen"}},
+		{[]string{"--listen", "192.0.2.1:7070"}, 1, []string{"listeners[0].address: listen tcp 192.0.2.1:7070: ", "with --listen"}},
+		{[]string{"--instances", "/does/not/exist"}, 2, []string{"lbproxy: ", "/does/not/exist: no such file"}},
+		{[]string{"--instances", filepath.Dir(bad)}, 2, []string{filepath.Dir(bad)}},
+		{[]string{"--instances", wrong}, 2, []string{"lbproxy: " + wrong + ":3: ", "lbproxy: " + wrong + ":4: "}},
 		{[]string{"now"}, 2, []string{"unknown command"}},
 	} {
 		code, _, stderr := lbproxy(t, append([]string{"serve"}, test.args...)...)
@@ -301,7 +321,7 @@ func TestCheck(t *testing.T) {
 	if code, stdout, _ := lbproxy(t, "check", "--config", good); code != 0 || stdout != good+": ok (1 listeners, 1 services, 0 routes)\n" {
 		t.Errorf("good: exit code %d, %s", code, stdout)
 	}
-	if code, stdout, stderr := lbproxy(t, "check", "--config", bad); code != 2 || stdout != "" || strings.Count(stderr, bad) != 2 {
+	if code, stdout, stderr := lbproxy(t, "check", "--config", bad); code != 2 || stdout != "" || strings.Count(stderr, "lbproxy: "+bad) != 2 {
 		t.Errorf("bad: exit code %d, %q, %s", code, stdout, stderr)
 	}
 	for path, want := range map[string]checkResult{

@@ -5,6 +5,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -67,4 +68,27 @@ func TestServicesWatchedOnATerminal(t *testing.T) {
 	eventually(t, "the table is drawn in its own place", func() bool { return strings.Contains(p.stderr.String(), again+"ADDRESS") })
 	p.send(syscall.SIGINT)
 	p.awaitExit(0)
+}
+
+func TestServeLogsForWhoeverReads(t *testing.T) {
+	instances := filepath.Join(t.TempDir(), "instances.yaml")
+	write(t, instances, "services: {}\n")
+	serve := func(flags ...string) []string {
+		return append([]string{"serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--instances", instances}, flags...)
+	}
+	people, machines := "INFO   ready\r\n", `"msg":"ready"`
+	for _, test := range []struct {
+		name string
+		p    *subprocess
+		want string
+	}{
+		{"a person", startOnTerminal(t, serve()...), people},
+		{"a person who wants JSON", startOnTerminal(t, serve("--log-format", "json")...), machines},
+		{"a program", start(t, serve()...), machines},
+		{"a file for people", start(t, serve("--log-format", "console")...), strings.ReplaceAll(people, "\r", "")},
+	} {
+		test.p.awaitLog(test.want)
+		test.p.send(syscall.SIGTERM)
+		test.p.awaitExit(0)
+	}
 }

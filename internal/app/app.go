@@ -18,6 +18,7 @@ import (
 
 	"github.com/lbproxy/lbproxy/admin"
 	"github.com/lbproxy/lbproxy/configs"
+	"github.com/lbproxy/lbproxy/internal/portowner"
 	"github.com/lbproxy/lbproxy/metrics"
 	"github.com/lbproxy/lbproxy/proxy"
 	"github.com/lbproxy/lbproxy/proxy/transport"
@@ -84,22 +85,31 @@ func New(cfg *configs.Config, version string, log *zap.Logger, level zap.AtomicL
 	return a, nil
 }
 
+// ListenError is why an address of the configuration cannot be listened at.
+type ListenError struct {
+	Key string // of the configuration
+	Err error  // says who has taken the address, if that is why and can be known
+}
+
+func (e *ListenError) Error() string { return fmt.Sprintf("%s: %v", e.Key, e.Err) }
+func (e *ListenError) Unwrap() error { return e.Err }
+
 func (a *App) listen(cfg *configs.Config) (err error) {
 	for i, l := range cfg.Listeners {
 		opened, err := transport.Listen(l.Address)
 		if err != nil {
-			return fmt.Errorf("listeners[%d].address: %w", i, err)
+			return &ListenError{fmt.Sprintf("listeners[%d].address", i), portowner.Explain(err, l.Address)}
 		}
 		a.listeners = append(a.listeners, listener{opened, l.Service})
 	}
 	if a.admin, err = net.Listen("tcp", cfg.Admin.Address); err != nil {
-		return fmt.Errorf("admin.address: %w", err)
+		return &ListenError{"admin.address", portowner.Explain(err, cfg.Admin.Address)}
 	}
 	if cfg.Metrics.Address == "" {
 		return nil
 	}
 	if a.scrape, err = net.Listen("tcp", cfg.Metrics.Address); err != nil {
-		return fmt.Errorf("metrics.address: %w", err)
+		return &ListenError{"metrics.address", portowner.Explain(err, cfg.Metrics.Address)}
 	}
 	return nil
 }

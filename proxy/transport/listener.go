@@ -53,7 +53,7 @@ func removeStale(path string) error {
 	c, err := net.DialTimeout("unix", path, time.Second)
 	if err == nil {
 		c.Close()
-		return fmt.Errorf("listen unix %s: another process listens there; stop it or name another path", path)
+		return fmt.Errorf("listen unix %s: another process listens there; stop it or name another path: %w", path, syscall.EADDRINUSE)
 	}
 	if !errors.Is(err, syscall.ECONNREFUSED) {
 		return fmt.Errorf("listen unix %s: cannot tell whether the socket is in use: %w", path, err)

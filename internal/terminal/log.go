@@ -1,0 +1,107 @@
+package terminal
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+	"unicode"
+
+	"go.uber.org/zap/buffer"
+	"go.uber.org/zap/zapcore"
+)
+
+// NewLogCore logs for people: time, level, message, the fields as key=value, and last what went wrong. Texts of
+// several lines stand below, indented. What could move the cursor is escaped: peers have a say in errors.
+func NewLogCore(w io.Writer, level zapcore.LevelEnabler) zapcore.Core {
+	return zapcore.NewCore(logEncoder{zapcore.NewMapObjectEncoder()}, zapcore.Lock(zapcore.AddSync(w)), level)
+}
+
+// logEncoder holds the fields that all entries of a logger have.
+type logEncoder struct{ *zapcore.MapObjectEncoder }
+
+// Clone implements [zapcore.Encoder].
+func (e logEncoder) Clone() zapcore.Encoder {
+	clone := logEncoder{zapcore.NewMapObjectEncoder()}
+	maps.Copy(clone.Fields, e.Fields)
+	return clone
+}
+
+var buffers = buffer.NewPool()
+
+// EncodeEntry implements [zapcore.Encoder].
+func (e logEncoder) EncodeEntry(entry zapcore.Entry, fields []zapcore.Field) (*buffer.Buffer, error) {
+	var l logLine
+	l.addAll(e.Fields)
+	for _, f := range fields {
+		one := zapcore.NewMapObjectEncoder()
+		f.AddTo(one)
+		l.addAll(one.Fields)
+	}
+	if entry.Stack != "" {
+		l.add("stack", entry.Stack)
+	}
+	b := buffers.Get()
+	fmt.Fprintf(b, "%s  %-5s  %s%s%s%s\n", entry.Time.Format("2006-01-02 15:04:05.000"), entry.Level.CapitalString(),
+		printable(entry.Message), &l.fields, &l.errors, &l.below)
+	return b, nil
+}
+
+// logLine is what follows the message.
+type logLine struct{ fields, errors, below strings.Builder }
+
+// addAll adds the fields of one map, whose order is lost.
+func (l *logLine) addAll(fields map[string]any) {
+	for _, key := range slices.Sorted(maps.Keys(fields)) {
+		if key != "errorVerbose" { // zap's, of errors that bring their stack
+			l.add(key, textOf(fields[key]))
+		}
+	}
+}
+
+func (l *logLine) add(key, text string) {
+	switch {
+	case strings.Contains(text, "\n"):
+		fmt.Fprintf(&l.below, "\n  %s:", key)
+		for line := range strings.Lines(text) {
+			fmt.Fprintf(&l.below, "\n    %s", printable(strings.TrimSuffix(line, "\n")))
+		}
+	case key == "error":
+		fmt.Fprintf(&l.errors, "  error: %s", printable(text))
+	case text == "" || strings.ContainsAny(text, " \"=") || printable(text) != text:
+		fmt.Fprintf(&l.fields, "  %s=%s", key, strconv.Quote(text))
+	default:
+		fmt.Fprintf(&l.fields, "  %s=%s", key, text)
+	}
+}
+
+func textOf(value any) string {
+	switch value := value.(type) {
+	case string:
+		return value
+	case time.Time:
+		return value.Format(time.RFC3339Nano)
+	case []any, map[string]any:
+		if text, err := json.Marshal(value); err == nil {
+			return string(text)
+		}
+	}
+	return fmt.Sprint(value)
+}
+
+// printable escapes what is not to be printed as it is.
+func printable(text string) string {
+	var b strings.Builder
+	for _, r := range text {
+		if r == '\t' || unicode.IsPrint(r) {
+			b.WriteRune(r)
+		} else {
+			b.WriteString(strings.Trim(strconv.QuoteRune(r), "'"))
+		}
+	}
+	return b.String()
+}
