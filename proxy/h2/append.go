@@ -10,11 +10,16 @@ func AppendFrameHeader(dst []byte, h FrameHeader) []byte {
 
 // AppendData appends a DATA frame; data must not be longer than the peer takes.
 func AppendData(dst []byte, streamID uint32, data []byte, endStream bool) []byte {
-	h := FrameHeader{Length: uint32(len(data)), Type: FrameData, StreamID: streamID}
+	return append(AppendDataHeader(dst, streamID, len(data), endStream), data...)
+}
+
+// AppendDataHeader appends the header of a DATA frame, whose n bytes are to follow.
+func AppendDataHeader(dst []byte, streamID uint32, n int, endStream bool) []byte {
+	h := FrameHeader{Length: uint32(n), Type: FrameData, StreamID: streamID}
 	if endStream {
 		h.Flags = FlagEndStream
 	}
-	return append(AppendFrameHeader(dst, h), data...)
+	return AppendFrameHeader(dst, h)
 }
 
 // AppendHeaders appends a field block as a HEADERS frame and as many CONTINUATION frames as maxFrameSize makes

@@ -256,45 +256,68 @@ func TestAReceiveWindow(t *testing.T) {
 	if !w.Receive(1000) || w.Receive(1) || w.Held() != 1000 {
 		t.Errorf("of 1000 bytes, %d are held", w.Held())
 	}
-	if got := w.Release(499, 0); got != 0 || w.Receive(1) {
-		t.Errorf("released 499 of 1000, which updates by %d, want not yet", got)
+	if w.Release(499) || w.Receive(1) || w.Used() {
+		t.Error("an update is due after 499 of 1000 bytes")
 	}
-	if got := w.Release(1, 0); got != 500 || w.Held() != 500 {
-		t.Errorf("released 500 of 1000, which updates by %d and holds %d", got, w.Held())
+	if !w.Release(1) || w.Held() != 500 || !w.Used() {
+		t.Errorf("no update is due after 500 of 1000 bytes, of which %d are held", w.Held())
 	}
-	if !w.Receive(500) || w.Receive(1) {
-		t.Error("after an update by 500, the peer may send 500")
+	if got := w.Update(1000); got != 500 || !w.Receive(500) || w.Receive(1) {
+		t.Errorf("the update is by %d, want 500", got)
+	}
+	if w = h2.NewReceiveWindow(1000, 100); !w.Receive(100) || w.Release(99) || !w.Release(1) {
+		t.Error("an update is not due after a lump of 100 bytes")
 	}
 }
 
-func TestAReceiveWindowGrowsForQuickReaders(t *testing.T) {
-	w := h2.NewReceiveWindow(1000, 2500)
-	take := func(n int) int32 {
-		if !w.Receive(n) {
-			t.Fatalf("%d bytes are more than is allowed", n)
+func TestAReceiveWindowChangesItsSize(t *testing.T) {
+	w := h2.NewReceiveWindow(1000, 1000)
+	update := func(size, by, got int32) {
+		t.Helper()
+		if n := w.Update(size); n != by || w.Size() != got || w.Grown() != int(got)-1000 {
+			t.Errorf("an update to %d is by %d and makes it %d, want by %d and %d", size, n, w.Size(), by, got)
 		}
-		return w.Release(n, 1<<20)
 	}
-	if got := take(500); got != 1500 {
-		t.Errorf("the update after the first half is %d, want 500 and 1000 to grow by", got)
+	update(1200, 200, 1200) // before anything has come
+	w.Receive(600)
+	w.Release(600)
+	update(2400, 1800, 2400)
+	w.Receive(1800)
+	w.Release(1200)
+	update(1200, 0, 1200)
+	update(100, 0, 1200) // what is allowed is not taken back
+	if w.Held() != 600 || !w.Receive(600) || w.Receive(1) {
+		t.Error("with 600 bytes held of 1200, the peer may not send 600")
 	}
-	w.Receive(10) // is not read yet
-	if got := take(1000); got != 0 {
-		t.Errorf("the update for a reader that lags is %d, want 1000 less 1000 to shrink by", got)
+}
+
+func TestAReceiveWindowJudgesItsReader(t *testing.T) {
+	w := h2.NewReceiveWindow(1000, 1000)
+	judge := func(wantKeepsUp, wantLags bool) {
+		t.Helper()
+		if keepsUp, lags := w.Judge(); keepsUp != wantKeepsUp || lags != wantLags {
+			t.Errorf("the reader keeps up: %v, lags: %v; want %v, %v", keepsUp, lags, wantKeepsUp, wantLags)
+		}
+		w.Update(1000)
 	}
-	if got := take(500); got != 500 {
-		t.Errorf("the update for a reader that lags is %d, want 500, as a window does not get smaller than it began", got)
-	}
-	w.Release(10, 1<<20)
-	if got := take(490); got != 1500 {
-		t.Errorf("the update for a reader that has caught up is %d, want 500 and 1000 to grow by", got)
-	}
-	if got := take(2000); got != 2500 {
-		t.Errorf("the update at the end of growth is %d, want 2000 and 500 to grow by", got)
-	}
-	if got := take(2500); got != 2500 || w.Held() != 0 {
-		t.Errorf("the update of a grown window is %d, want all of it", got)
-	}
+	w.Receive(400)
+	w.Release(400)
+	judge(false, false) // too early to tell
+	w.Receive(600)
+	w.Release(100) // 500 are held, though once nothing was
+	judge(true, false)
+	w.Receive(300)
+	w.Release(500)
+	judge(false, true)
+	w.Release(250)
+	w.Receive(250)
+	w.Release(250) // 50 are held
+	judge(false, false)
+	w.Release(50)
+	judge(false, false)
+	w.Receive(450)
+	w.Release(450)
+	judge(true, false)
 }
 
 // FuzzFrame holds the parser against golang.org/x/net/http2's: neither panics, and frames that both take are

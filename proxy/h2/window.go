@@ -32,19 +32,23 @@ func (w *SendWindow) Take(n int) int {
 
 // A ReceiveWindow is how many bytes of DATA the peer may send. Bytes go through three states: allowed, received
 // and held, released; released bytes are allowed again, in lumps, so that updates do not cost more than they
-// are worth. It may double while all that was received is released by then: whoever reads so quickly may be sent
-// more, and nothing is held for it. It halves while some is still held: more would only be held longer.
+// are worth.
 type ReceiveWindow struct {
 	size    int32 // what the peer may have sent and we not released
-	least   int32 // that size may get
-	most    int32
+	first   int32 // what size was at first
 	allowed int32 // what it may still send
 	pending int32 // released, and not told yet
+	lump    int32 // what is worth an update, unless half of the window is less
+
+	released int32 // since size was looked at last
+	emptied  bool  // nothing was held at some time since then
+	used     bool  // an update has been due
 }
 
-// NewReceiveWindow returns a window of which the peer knows that it has size bytes, and that may grow to most.
-func NewReceiveWindow(size, most int32) ReceiveWindow {
-	return ReceiveWindow{size: size, least: size, most: most, allowed: size}
+// NewReceiveWindow returns a window of which the peer knows that it has size bytes. It is updated by half of it, which
+// is late enough to save frames and soon enough that a peer at full speed is not held up, and by lump at the latest.
+func NewReceiveWindow(size, lump int32) ReceiveWindow {
+	return ReceiveWindow{size: size, first: size, allowed: size, lump: lump}
 }
 
 // Receive notes n bytes of DATA, padding included. It reports false if the peer had no right to send them.
@@ -56,34 +60,48 @@ func (w *ReceiveWindow) Receive(n int) bool {
 	return true
 }
 
-// Release lets go of n received bytes, and the window grow by up to room bytes. It returns by how much to update the
-// peer's window; 0 means not now.
-func (w *ReceiveWindow) Release(n, room int) int32 {
+// Release lets go of n received bytes. It reports whether it is time for an update.
+func (w *ReceiveWindow) Release(n int) (due bool) {
 	w.pending += int32(n)
-	// A half is late enough to save frames, and soon enough that a peer at full speed is not held up.
-	if w.pending < (w.size+1)/2 {
-		return 0
-	}
-	update := w.pending
-	w.pending = 0
-	if w.size-w.allowed == update {
-		more := min(w.size, w.most-w.size, int32(min(room, MaxWindow)))
-		w.size += more
-		update += more
-	} else {
-		less := min(update, w.size-max(w.size/2, w.least))
-		w.size -= less
-		update -= less
-	}
-	w.allowed += update
-	return update
+	w.released += int32(n)
+	w.emptied = w.emptied || w.Held() == 0
+	due = w.pending >= min((w.size+1)/2, w.lump)
+	w.used = w.used || due
+	return due
 }
 
 // Allowed is how many bytes the peer may still send.
 func (w *ReceiveWindow) Allowed() int32 { return w.allowed }
 
-// Grown is by how many bytes the window is larger than it was at first.
-func (w *ReceiveWindow) Grown() int { return int(w.size - w.least) }
+// Judge reports, once for each half of the window that was released, whether whoever reads keeps up with the peer:
+// then nothing was held at some time. Otherwise it lags if more than a quarter of the window is held.
+func (w *ReceiveWindow) Judge() (keepsUp, lags bool) {
+	if w.released < (w.size+1)/2 {
+		return false, false
+	}
+	keepsUp = w.emptied
+	w.released, w.emptied = 0, false
+	return keepsUp, !keepsUp && w.Held() > w.size/4
+}
+
+// Update gives the window a size, or the smallest one to which it can get without taking back what the peer has
+// been allowed. It returns by how much to update the peer's window; 0 means not now.
+func (w *ReceiveWindow) Update(size int32) int32 {
+	by := max(0, w.pending+size-w.size)
+	w.size += by - w.pending
+	w.allowed += by
+	w.pending = 0
+	return by
+}
+
+// Size is how many bytes the peer may have sent and we not released.
+func (w *ReceiveWindow) Size() int32 { return w.size }
 
 // Held is how many bytes were received and not released.
 func (w *ReceiveWindow) Held() int32 { return w.size - w.allowed - w.pending }
+
+// Used reports whether an update has ever been due.
+func (w *ReceiveWindow) Used() bool { return w.used }
+
+// Grown is by how many bytes the window is larger than it was at first.
+func (w *ReceiveWindow) Grown() int { return int(w.size - w.first) }

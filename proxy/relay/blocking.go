@@ -12,6 +12,7 @@ import (
 type blocking struct {
 	shard *shard
 	nc    net.Conn
+	buf   []byte // what write writes
 
 	// The shard's lock protects:
 	conn    *conn
@@ -36,8 +37,9 @@ func (d *blocking) close(why error) {
 
 // flush implements driver.
 func (d *blocking) flush() {
-	if b := d.conn.take(); b != nil {
-		go d.write(b) // ends when it is written, or the connection closes
+	if f := d.conn.take(); f != nil {
+		d.buf = f.append(d.buf[:0])
+		go d.write() // ends when it is written, or the connection closes
 		return
 	}
 	if d.closing && !d.conn.writing && !d.half {
@@ -46,13 +48,16 @@ func (d *blocking) flush() {
 	}
 }
 
-func (d *blocking) write(b []byte) {
-	_, err := d.nc.Write(b)
+func (d *blocking) write() {
+	_, err := d.nc.Write(d.buf)
 	d.shard.enter(func(core *core) {
 		core.blame = d.conn
-		d.conn.wrote(b)
+		if cap(d.buf) > maxBuffer {
+			d.buf = nil
+		}
+		d.conn.wrote()
 		if err != nil {
-			d.conn.out = nil
+			d.conn.discardOutput()
 			d.conn.end(err)
 		}
 		d.conn.mark()

@@ -14,11 +14,11 @@ const (
 	readBuffer = 64 << 10
 
 	// What we tell peers of ourselves. Frames are allowed to be no longer than they must (h2spec wants that
-	// size announced). The windows of streams are small until their readers prove quick.
-	maxFrameSize    = h2.MinMaxFrameSize
-	streamWindow    = h2.InitialWindow
-	maxStreamWindow = 256 << 10
-	connWindow      = 16 << 20
+	// size announced). The windows of streams are small until their readers prove quick, see bdp. That of a
+	// connection is given back at once, and only to be no bottleneck.
+	maxFrameSize = h2.MinMaxFrameSize
+	streamWindow = h2.InitialWindow
+	connWindow   = 64 << 20
 
 	// highWater is how many bytes of DATA may stand to be written before calls keep theirs back: a peer that
 	// does not read holds up its own calls, and no memory but their windows'. As many bytes of requests may,
@@ -57,6 +57,7 @@ type conn struct {
 	blockOf   h2.FrameHeader // of those HEADERS; on stream 0 if there are none
 	fragments int
 	recv      h2.ReceiveWindow
+	bdp       bdp
 	peer      h2.Settings
 	greeted   bool // the peer's SETTINGS have come
 	calm      calm
@@ -64,9 +65,13 @@ type conn struct {
 	work      int // done since others had their turn
 
 	// Writing:
-	out      []byte
-	requests int // how much of out is requests' field blocks
-	taken    int // the size of what the driver has taken and not given back
+	out      []byte  // frames
+	pieces   []piece // DATA between them
+	pieced   int     // bytes of pieces
+	requests int     // how much of out is requests' field blocks
+	flight   flight  // what the driver has taken and not given back
+	blocks   int     // the size of the blocks that pieces stand in, those in flight too
+	borrows  bool    // is among core.borrowers
 	acks     acks
 	enc      *hpack.Encoder
 	send     h2.SendWindow
@@ -95,6 +100,7 @@ func (c *core) newConn(s side, d driver) *conn {
 	cn := &conn{
 		core: c, side: s, driver: d,
 		recv:    h2.NewReceiveWindow(connWindow, connWindow),
+		bdp:     newBDP(c.now),
 		peer:    h2.DefaultSettings(),
 		calm:    calm{since: c.now},
 		send:    h2.InitialWindow,
@@ -142,70 +148,23 @@ func (c *core) newCaller(d driver, f *front) *conn {
 // spread is a duration within a tenth of d, so that those who came together do not all leave together.
 func spread(d time.Duration) time.Duration { return d - d/10 + rand.N(d/5+1) }
 
-// writable is out, to be appended to.
-func (c *conn) writable() []byte {
-	if c.out == nil {
-		c.out = c.core.buffers.get()
-	}
-	return c.out
-}
-
-// mark notes that there are bytes to be written.
-func (c *conn) mark() {
-	if !c.marked {
-		c.marked = true
-		c.core.dirty = append(c.core.dirty, c)
-	}
-	if len(c.out) > c.core.cfg.MaxUnread && !c.doomed && !c.dead {
-		c.doomed = true
-		c.core.doomed = append(c.core.doomed, c)
-	}
-	c.core.chargeConn(c)
-}
-
-// take gives out what is to be written; nil if there is nothing, or if what was given out last is still being
-// written. Wrote says that it has been.
-func (c *conn) take() []byte {
-	c.marked = false
-	if c.writing || len(c.out) == 0 {
-		return nil
-	}
-	b := c.withAcks(c.out)
-	c.takenID = c.nextID
-	c.out, c.requests, c.taken = nil, 0, cap(b)
-	c.writing = true
-	return b
-}
-
-// wrote takes back what take gave out. What came up meanwhile is marked.
-func (c *conn) wrote(b []byte) {
-	c.writing = false
-	c.taken = 0
-	c.core.buffers.put(b)
-	c.pump()
-	if c.upstream != nil {
-		c.upstream.admit(c.core)
-	}
-	if len(c.out) > 0 {
-		c.mark()
-		return
-	}
-	c.core.chargeConn(c)
-	c.closeIfFinished()
-}
-
 // readBuffers are for connections that have read what they have not understood.
 var readBuffers = sync.Pool{New: func() any { return new([readBuffer]byte) }}
 
-// space is where the driver reads to, which may happen without the shard's lock.
+// space is where the driver reads to, which may happen without the shard's lock. What was borrowed from what it read
+// before has been written or kept.
 func (c *conn) space() []byte {
-	if c.in == nil {
+	switch {
+	case c.in == nil:
 		c.in = readBuffers.Get().(*[readBuffer]byte)[:]
+	case c.r > 0 && len(c.in)-c.w < h2.FrameHeaderLen+maxFrameSize:
+		c.w = copy(c.in, c.in[c.r:c.w])
+		c.r = 0
 	}
 	return c.in[c.w:]
 }
 
-// rest is called when there is nothing to be read for now.
+// rest is called when there is nothing to be read for now, and nothing borrowed any more.
 func (c *conn) rest() {
 	if c.in != nil && c.r == c.w {
 		readBuffers.Put((*[readBuffer]byte)(c.in))
@@ -226,9 +185,6 @@ func (c *conn) received(n int) (more bool) {
 	}
 	if c.r == c.w {
 		c.r, c.w = 0, 0
-	} else if len(c.in)-c.w < h2.FrameHeaderLen+maxFrameSize {
-		c.w = copy(c.in, c.in[c.r:c.w])
-		c.r = 0
 	}
 	return more
 }

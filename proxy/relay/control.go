@@ -6,6 +6,7 @@ import "github.com/lbproxy/lbproxy/proxy/h2"
 
 func (c *conn) onSettings(h h2.FrameHeader, payload []byte) error {
 	if h.Flags.Has(h2.FlagAck) {
+		c.bdp.settled(c.core.now)
 		return c.glitch("acknowledgements of SETTINGS")
 	}
 	before := c.peer.InitialWindowSize

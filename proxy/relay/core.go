@@ -19,19 +19,20 @@ type core struct {
 	metrics *metrics.Relay
 	now     time.Time
 
-	conns   map[*conn]struct{}
-	dirty   []*conn // have bytes to be written
-	free    *stream // used ones, to be used again
-	frees   int     // how many
-	calls   int     // that run
-	buffers buffers // for what connections write
-	storage storage // for what calls hold
-	timers  timers
-	resume  timer                // with what a defect has cut short
-	waiting map[*stream]struct{} // for an endpoint to connect
-	memory  memory
-	doomed  []*conn // are to end as soon as nothing else is being done
-	blame   *conn   // whose doing is being handled
+	conns     map[*conn]struct{}
+	dirty     []*conn // have bytes to be written
+	borrowers []*conn // have some of them in read buffers
+	free      *stream // used ones, to be used again
+	frees     int     // how many
+	calls     int     // that run
+	buffers   buffers // for what connections write
+	storage   storage // for what calls hold
+	timers    timers
+	resume    timer                // with what a defect has cut short
+	waiting   map[*stream]struct{} // for an endpoint to connect
+	memory    memory
+	doomed    []*conn // are to end as soon as nothing else is being done
+	blame     *conn   // whose doing is being handled
 
 	// The field block decoded last, whose fields stand here until the next.
 	fields  []hpack.Field
@@ -105,9 +106,9 @@ const (
 func (c *core) recycle(st *stream) {
 	c.calls--
 	c.timers.remove(&st.timer)
-	c.storage.put(st.body)
+	c.storage.clear(&st.body)
 	for i := range st.half {
-		c.storage.put(st.half[i].queue)
+		c.storage.clear(&st.half[i].queue)
 		c.forgetGrowth(&st.half[i])
 	}
 	c.chargeWith(st, 0)

@@ -180,8 +180,8 @@ func TestDefectWhileWriting(t *testing.T) {
 	good, bad := s.connect(s.world.front.policy), s.connect(s.world.front.policy)
 	s.shard().enter(func(c *core) {
 		st := &stream{owner: bad.conn}
+		st.half[caller].id = 1
 		bad.conn.blocked.add(st, bad.conn)
-		st.half[caller].queue = make([]byte, 0, 1<<minStorageBits)
 		st.half[caller].last, st.owner = trailers, nil // to be ended once there is room, which panics
 		bad.conn.goAway(0)
 	})

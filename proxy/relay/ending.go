@@ -103,6 +103,7 @@ func (c *conn) forget(st *stream) {
 	c.blocked.remove(st)
 	delete(c.streams, h.id)
 	h.conn = nil
+	c.bdp.judge(&h.recv)
 	if c.upstream != nil {
 		c.upstream.left(c)
 	}
@@ -229,6 +230,9 @@ func (c *conn) expire(core *core) {
 }
 
 func (c *conn) onPingAck(data [8]byte) {
+	if data == bdpPing {
+		c.bdp.answered(c.core.now)
+	}
 	if data == drainPing && c.leaving && !c.finished {
 		c.finished = true
 		c.goAway(c.lastID)
@@ -237,7 +241,7 @@ func (c *conn) onPingAck(data [8]byte) {
 }
 
 func (c *conn) closeIfFinished() {
-	if c.finished && len(c.streams) == 0 && len(c.out) == 0 && !c.writing && !c.dead {
+	if c.finished && len(c.streams) == 0 && c.unwritten() == 0 && !c.writing && !c.dead {
 		c.end(errFinished)
 	}
 }

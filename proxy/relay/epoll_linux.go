@@ -105,8 +105,22 @@ func rawRead(fd int, b []byte) (int, error) {
 	return result(n, errno)
 }
 
-func rawWrite(fd int, b []byte) (int, error) {
-	n, _, errno := syscall.RawSyscall(unix.SYS_WRITE, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(len(b)))
+// maxChunks is how many chunks are written at once: highWater in frames, each with a header before it, and then some.
+const maxChunks = 64
+
+// rawWritev writes what stands in a few chunks.
+func rawWritev(fd int, chunks [][]byte) (int, error) {
+	if len(chunks) == 1 {
+		b := chunks[0]
+		n, _, errno := syscall.RawSyscall(unix.SYS_WRITE, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(len(b)))
+		return result(n, errno)
+	}
+	var iovecs [maxChunks]unix.Iovec
+	for i, b := range chunks {
+		iovecs[i].Base = unsafe.SliceData(b)
+		iovecs[i].SetLen(len(b))
+	}
+	n, _, errno := syscall.RawSyscall(unix.SYS_WRITEV, uintptr(fd), uintptr(unsafe.Pointer(&iovecs)), uintptr(len(chunks)))
 	return result(n, errno)
 }
 

@@ -5,8 +5,7 @@ import "github.com/lbproxy/lbproxy/proxy/h2"
 // unblock puts a stream in line if it has something that its own window lets be sent.
 func (c *conn) unblock(st *stream) {
 	h := &st.half[c.side]
-	waiting := len(h.queue) - h.sent
-	if h.turn == nil && !h.done && (waiting > 0 && h.send > 0 || waiting == 0 && h.last != nothing) {
+	if h.turn == nil && !h.done && (h.queue.len > 0 && h.send > 0 || h.queue.len == 0 && h.last != nothing) {
 		c.blocked.add(st, st.owner)
 	}
 }
@@ -19,33 +18,28 @@ func (c *conn) pump() {
 			return
 		}
 		h := &st.half[c.side]
-		waiting := len(h.queue) - h.sent
-		if waiting > 0 && c.send <= 0 {
+		if h.queue.len > 0 && c.send <= 0 {
 			return // the connection's window is what all of them wait for
 		}
 		c.blocked.pop()
-		n := c.send.Take(min(waiting, int(c.peer.MaxFrameSize), max(0, int(h.send))))
+		n := c.send.Take(min(len(h.queue.head()), int(c.peer.MaxFrameSize), max(0, int(h.send))))
 		h.send.Take(n)
 		c.sendQueued(st, h, n)
 	}
 }
 
 // takesData says whether DATA may be added to what stands to be written.
-func (c *conn) takesData() bool { return len(c.out)-c.requests < highWater }
+func (c *conn) takesData() bool { return c.unwritten()-c.requests < highWater }
 
-// sendQueued sends the first n bytes of a stream's queue, and what follows the queue if that is all.
+// sendQueued sends the next n bytes of a stream's queue, and what follows the queue if that is all.
 func (c *conn) sendQueued(st *stream, h *half, n int) {
-	data := h.queue[h.sent : h.sent+n]
-	h.sent += n
-	drained := h.sent == len(h.queue)
+	drained := n == h.queue.len
 	end := drained && h.last == endStream
 	if n > 0 || end {
 		c.useful()
-		c.out = h2.AppendData(c.writable(), h.id, data, end)
+		c.appendQueued(h, n, end)
+		c.core.charge(st)
 		c.mark()
-	}
-	if drained {
-		c.core.drained(st, h)
 	}
 	before := min(n, h.credited)
 	h.credited -= before
@@ -64,16 +58,40 @@ func (c *conn) sendQueued(st *stream, h *half, n int) {
 	}
 }
 
-// writeData sends DATA that nothing stands in front of, on its stream or in line, if it can be sent as it is.
-func (c *conn) writeData(st *stream, data []byte, end bool) bool {
-	h := &st.half[c.side]
+// appendQueued appends a frame of the next n bytes of a queue. A block that is worth it is written from where it stands.
+func (c *conn) appendQueued(h *half, n int, end bool) {
+	q := &h.queue
+	data := q.head()[:n]
+	whole := n == len(q.head())
+	if whole && n >= minPiece {
+		c.out = h2.AppendDataHeader(c.writable(), h.id, n, end)
+		c.hand(data, q.pop())
+		return
+	}
+	c.out = h2.AppendData(c.writable(), h.id, data, end)
+	if whole && n > 0 {
+		c.core.storage.put(q.pop())
+	} else {
+		q.skip(n)
+	}
+}
+
+// writeData sends DATA that nothing stands in front of, on its stream or in line, if it can be sent as it is. It stands
+// in frame, behind room for a frame's header.
+func (c *conn) writeData(st *stream, frame []byte, end bool) bool {
+	h, data := &st.half[c.side], frame[h2.FrameHeaderLen:]
 	if len(data) > int(h.send) || len(data) > int(c.send) || len(data) > int(c.peer.MaxFrameSize) || c.blocked.len > 0 || !c.takesData() {
 		return false
 	}
 	h.send.Take(len(data))
 	c.send.Take(len(data))
 	c.useful()
-	c.out = h2.AppendData(c.writable(), h.id, data, end)
+	if len(data) < minPiece {
+		c.out = h2.AppendData(c.writable(), h.id, data, end)
+	} else {
+		h2.AppendDataHeader(frame[:0], h.id, len(data), end)
+		c.borrow(frame)
+	}
 	c.mark()
 	return true
 }

@@ -138,15 +138,15 @@ func TestPausedReader(t *testing.T) {
 	b.respond(1)
 	b.respond(3)
 	sent := 0
-	for sent < 10*maxStreamWindow && b.streams[1].credit > 0 {
+	for sent < 10*quickWindow && b.streams[1].credit > 0 {
 		n := min(b.streams[1].credit, maxFrameSize)
 		b.data(1, make([]byte, n), false)
 		sent += int(n)
 	}
-	if got := len(slow.c.out); got > highWater+maxFrameSize+100 {
+	if got := slow.c.unwritten(); got > highWater+maxFrameSize+100 {
 		t.Errorf("%d bytes stand to be written to a peer that does not read", got)
 	}
-	if most := highWater + maxFrameSize + maxStreamWindow; sent > most {
+	if most := highWater + maxFrameSize + quickWindow; sent > most {
 		t.Errorf("the backend may send %d bytes to a peer that does not read, want at most %d", sent, most)
 	}
 	b.only(3, "0")

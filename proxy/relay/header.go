@@ -122,7 +122,7 @@ func (c *conn) onRequest(h h2.FrameHeader) error {
 	st.request, st.size = append(st.request, core.fields...), core.size
 	in := &st.half[caller]
 	in.conn, in.id, in.expected = c, h.StreamID, length
-	in.send, in.recv = h2.SendWindow(c.peer.InitialWindowSize), h2.NewReceiveWindow(streamWindow, maxStreamWindow)
+	in.send, in.recv = h2.SendWindow(c.peer.InitialWindowSize), h2.NewReceiveWindow(streamWindow, updateLump)
 	c.streams[h.StreamID] = st
 	core.charge(st)
 	if h.Flags.Has(h2.FlagEndStream) {
@@ -276,10 +276,11 @@ func (c *conn) onData(h h2.FrameHeader, payload []byte) error {
 	}
 	// The connection's window is given back at once: one stalled call must not hold up the others. What a
 	// connection can make us hold is bounded by its streams' windows.
-	if update := c.recv.Release(len(payload), 0); update > 0 {
-		c.out = h2.AppendWindowUpdate(c.writable(), 0, update)
+	if c.recv.Release(len(payload)) {
+		c.out = h2.AppendWindowUpdate(c.writable(), 0, c.recv.Update(connWindow))
 		c.mark()
 	}
+	c.measure(len(payload))
 	data, err := h2.ParseData(h, payload)
 	if err != nil {
 		return err
@@ -316,8 +317,17 @@ func (c *conn) onData(h h2.FrameHeader, payload []byte) error {
 		st.responseEnded()
 	}
 	st.credit(c.side, len(payload)-len(data))
-	st.relay(c.side, data, end)
+	st.relay(c.side, c.framed(h, data), end)
 	return nil
+}
+
+// framed is the data of a DATA frame that is being read behind room for a frame's header, which is where its own stands.
+func (c *conn) framed(h h2.FrameHeader, data []byte) []byte {
+	at := c.r
+	if h.Flags.Has(h2.FlagPadded) {
+		at++ // the padding's length is room as well
+	}
+	return c.in[at : at+h2.FrameHeaderLen+len(data)]
 }
 
 // writeRequest writes the call's field block.

@@ -45,18 +45,26 @@ func (w *world) checkMemory() {
 	w.t.Helper()
 	used, grown, crossings := 0, 0, 0
 	buffers := map[*byte]bool{}
-	own := func(b []byte) {
-		if cap(b) == 0 {
-			return
-		}
-		if at := unsafe.SliceData(b); buffers[at] {
-			w.t.Fatal("two hold the same buffer")
+	own := func(b *block) {
+		if at := unsafe.SliceData(b.data); buffers[at] {
+			w.t.Fatal("two hold the same block")
 		} else {
 			buffers[at] = true
 		}
 	}
+	ownAll := func(q *queue) {
+		n, size := -q.sent, 0
+		for b := q.first; b != nil; b = b.next {
+			own(b)
+			n += len(b.data)
+			size += cap(b.data)
+		}
+		if n != q.len || size != q.cap || (q.last == nil) != (q.first == nil) {
+			w.t.Fatalf("a queue of %d bytes in %d says it has %d in %d", n, size, q.len, q.cap)
+		}
+	}
 	for _, free := range w.core.storage.free {
-		for _, b := range free {
+		for b := free; b != nil; b = b.next {
 			own(b)
 		}
 	}
@@ -66,16 +74,30 @@ func (w *world) checkMemory() {
 			if st.owner == c {
 				held += st.holds()
 				for i := range st.half {
-					own(st.half[i].queue)
+					ownAll(&st.half[i].queue)
 					grown += st.half[i].recv.Grown()
 				}
-				own(st.body)
+				ownAll(&st.body)
 			}
 		}
 		if c.held != held {
 			w.t.Fatalf("a connection is charged with %d bytes for its calls, which hold %d", c.held, held)
 		}
-		if want := cap(c.out) + c.taken + cap(c.block); !c.dead && c.charged != want || c.dead && c.charged != 0 {
+		blocks, pieced := 0, 0
+		for _, p := range append(c.flight.pieces[:len(c.flight.pieces):len(c.flight.pieces)], c.pieces...) {
+			if p.block == nil {
+				w.t.Fatal("something is still borrowed")
+			}
+			own(p.block)
+			blocks += cap(p.block.data)
+		}
+		for _, p := range c.pieces {
+			pieced += len(p.data)
+		}
+		if blocks != c.blocks || pieced != c.pieced {
+			w.t.Fatalf("pieces of %d bytes in blocks of %d are counted as %d in %d", pieced, blocks, c.pieced, c.blocks)
+		}
+		if want := cap(c.out) + cap(c.flight.frames) + blocks + cap(c.block); !c.dead && c.charged != want || c.dead && c.charged != 0 {
 			w.t.Fatalf("a connection is charged with %d bytes and holds %d", c.charged, want)
 		}
 		used += held + c.charged
@@ -134,20 +156,18 @@ func (w *world) checkConn(c *conn, free map[*stream]bool) {
 			w.t.Fatalf("stream %d does not know its connection", id)
 		case h.send < -h2.MaxWindow:
 			w.t.Fatalf("stream %d: window %d", id, h.send)
-		case h.sent > len(h.queue):
-			w.t.Fatalf("stream %d: %d of %d bytes sent", id, h.sent, len(h.queue))
 		case h.recv.Held() < 0:
 			w.t.Fatalf("stream %d: more was given back than was received: %d", id, h.recv.Held())
-		case h.turn == nil && !h.done && len(h.queue) > h.sent && h.send > 0:
+		case h.turn == nil && !h.done && h.queue.len > 0 && h.send > 0:
 			w.t.Fatalf("stream %d could send and is not in line", id)
-		case h.turn == nil && !h.done && len(h.queue) == h.sent && h.last != nothing:
+		case h.turn == nil && !h.done && h.queue.len == 0 && h.last != nothing:
 			w.t.Fatalf("stream %d could end and is not in line", id)
 		}
-		if waiting := len(h.queue) - h.sent; waiting > maxStreamWindow+maxReplay {
-			w.t.Fatalf("stream %d holds %d bytes", id, waiting)
+		if h.queue.len > maxStreamWindow+maxReplay {
+			w.t.Fatalf("stream %d holds %d bytes", id, h.queue.len)
 		}
-		if cap(h.queue) > 2*(maxStreamWindow+maxReplay) {
-			w.t.Fatalf("stream %d keeps %d bytes to hold %d", id, cap(h.queue), len(h.queue)-h.sent)
+		if h.queue.cap > 2*(h.queue.len+maxBlock) {
+			w.t.Fatalf("stream %d keeps %d bytes to hold %d", id, h.queue.cap, h.queue.len)
 		}
 	}
 	if c.recv.Held() != 0 {
@@ -155,7 +175,7 @@ func (w *world) checkConn(c *conn, free map[*stream]bool) {
 	}
 	w.checkLine(&c.blocked, func(st *stream) bool {
 		h := &st.half[c.side]
-		return c.streams[h.id] == st && !h.done && (len(h.queue) > h.sent || h.last != nothing)
+		return c.streams[h.id] == st && !h.done && (h.queue.len > 0 || h.last != nothing)
 	})
 }
 

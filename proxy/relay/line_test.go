@@ -89,7 +89,7 @@ func TestACallAmongUploads(t *testing.T) {
 	for range 10 {
 		upload()
 	}
-	if got := len(b.c.out); got < highWater {
+	if got := b.c.unwritten(); got < highWater {
 		t.Fatalf("%d bytes stand to be written, too few for this test", got)
 	}
 	id := one.request(false)

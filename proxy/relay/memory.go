@@ -18,8 +18,8 @@ const spareable = 8
 // scarce says that memory is not for copies of requests that might only be needed.
 func (m *memory) scarce() bool { return m.used > m.limit/spareable }
 
-// room is by how much windows may still grow.
-func (m *memory) room() int { return max(0, m.limit/spareable-m.grown) }
+// room is by how much windows may still grow: the less, the more is held.
+func (m *memory) room() int { return max(0, min(m.limit/spareable-m.grown, m.limit/2-m.used)) }
 
 // forgetGrowth is called when a half's window has served its purpose.
 func (c *core) forgetGrowth(h *half) {
@@ -34,7 +34,7 @@ const streamOverhead = 1 << 10
 func (c *core) charge(st *stream) { c.chargeWith(st, st.holds()) }
 
 func (st *stream) holds() int {
-	return streamOverhead + int(st.size) + st.trailers + cap(st.body) + cap(st.half[caller].queue) + cap(st.half[backend].queue)
+	return streamOverhead + int(st.size) + st.trailers + st.body.cap + st.half[caller].queue.cap + st.half[backend].queue.cap
 }
 
 func (c *core) chargeWith(st *stream, holds int) {
@@ -46,7 +46,7 @@ func (c *core) chargeWith(st *stream, holds int) {
 
 // chargeConn brings what a connection is charged with for itself up to date.
 func (c *core) chargeConn(cn *conn) {
-	holds := cap(cn.out) + cn.taken + cap(cn.block)
+	holds := cap(cn.out) + cap(cn.flight.frames) + cn.blocks + cap(cn.block)
 	if cn.dead {
 		holds = 0
 	}

@@ -46,7 +46,7 @@ func (st *stream) responseEnded() {
 	h.gotEnd = true
 	st.close(backend, h2.Cancel)
 	h.done = true
-	st.owner.core.drained(st, h)
+	st.owner.core.discardQueue(st, h)
 }
 
 // release gives back a stream that both connections have forgotten.
@@ -131,8 +131,8 @@ func (st *stream) fail(c *core, err *proxy.Error) {
 
 // discard fails a call that holds too much memory, and lets go of what it holds.
 func (st *stream) discard(c *core) {
-	c.drained(st, &st.half[caller])
-	c.drained(st, &st.half[backend])
+	c.discardQueue(st, &st.half[caller])
+	c.discardQueue(st, &st.half[backend])
 	c.unkeep(st)
 	if h := &st.half[caller]; h.conn != nil {
 		h.conn.blocked.remove(st)

@@ -19,11 +19,11 @@ type peer struct {
 	w       *world
 	c       *conn
 	side    side
-	paused  bool   // it does not read
-	pending []byte // what the core has given out and the peer not read
-	closed  bool   // the core has closed the connection
-	mute    bool   // it reads and does not care
-	hostile bool   // it keeps no account, as it does not know itself what it has sent
+	paused  bool    // it does not read
+	pending *flight // what the core has given out and the peer not read
+	closed  bool    // the core has closed the connection
+	mute    bool    // it reads and does not care
+	hostile bool    // it keeps no account, as it does not know itself what it has sent
 
 	out  bytes.Buffer // to the core
 	in   bytes.Buffer // from the core
@@ -79,15 +79,14 @@ func (p *peer) close(error) {
 // flush takes what the core has for the peer.
 func (p *peer) flush() {
 	for !p.paused {
-		b := p.c.take()
-		if b == nil {
+		f := p.c.take()
+		if f == nil {
 			return
 		}
-		p.read(b)
-		p.c.wrote(b)
+		p.take(f)
 	}
-	if b := p.c.take(); b != nil { // nil as long as something is pending
-		p.pending = b
+	if f := p.c.take(); f != nil { // nil as long as something is pending
+		p.pending = f
 	}
 }
 
@@ -96,10 +95,9 @@ func (p *peer) pause() { p.paused = true }
 // resume reads what has been kept waiting.
 func (p *peer) resume() {
 	p.paused = false
-	if b := p.pending; b != nil {
+	if f := p.pending; f != nil {
 		p.pending = nil
-		p.read(b)
-		p.c.wrote(b)
+		p.take(f)
 	}
 	p.c.mark()
 	p.w.settle()
@@ -107,11 +105,30 @@ func (p *peer) resume() {
 
 // readOnce reads what has been given out, and no more.
 func (p *peer) readOnce() {
-	b := p.pending
+	f := p.pending
 	p.pending = nil
-	p.read(b)
-	p.c.wrote(b)
+	p.take(f)
 	p.w.step()
+}
+
+// take reads what the core has given out, in parts, as sockets take them.
+func (p *peer) take(f *flight) {
+	var chunks [4][]byte
+	for part := 1; !f.empty(); part++ {
+		n := 0
+		for _, chunk := range f.chunks(chunks[:0]) {
+			if part%3 == 0 {
+				chunk = chunk[:(len(chunk)+1)/2]
+			}
+			p.read(chunk)
+			n += len(chunk)
+			if part%3 == 0 {
+				break
+			}
+		}
+		f.advance(n)
+	}
+	p.c.wrote()
 }
 
 // read parses what the core has written, and checks it.
@@ -123,13 +140,28 @@ func (p *peer) read(b []byte) {
 		b = b[len(h2.ClientPreface):]
 	}
 	p.in.Write(b)
-	for p.in.Len() > 0 {
+	for p.complete() {
 		f, err := p.fr.ReadFrame()
 		if err != nil {
 			p.w.t.Fatalf("the core has written what x/net cannot read: %v: %v", err, p.fr.ErrorDetail())
 		}
 		p.note(f)
 	}
+}
+
+// complete says that a whole frame has come, and all that belongs to it.
+func (p *peer) complete() bool {
+	for b := p.in.Bytes(); len(b) >= h2.FrameHeaderLen; {
+		h := h2.ParseFrameHeader(b)
+		if b = b[h2.FrameHeaderLen:]; len(b) < int(h.Length) {
+			return false
+		}
+		b = b[h.Length:]
+		if h.Type != h2.FrameHeaders && h.Type != h2.FrameContinuation || h.Flags.Has(h2.FlagEndHeaders) {
+			return true
+		}
+	}
+	return false
 }
 
 func endMark(end bool) string {
@@ -256,6 +288,9 @@ func (p *peer) raw(b []byte) {
 		for more := p.c.received(n); more; {
 			p.w.flush()
 			more = p.c.received(0)
+		}
+		if len(p.w.core.borrowers) > 0 {
+			p.w.flush()
 		}
 		b = b[n:]
 	}

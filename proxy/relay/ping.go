@@ -47,18 +47,17 @@ func (c *conn) onPing(h h2.FrameHeader, payload []byte) error {
 	return c.glitch("PING")
 }
 
-// withAcks adds to what is about to be written the answers that may go with it.
-func (c *conn) withAcks(b []byte) []byte {
+// addAcks adds to what is about to be written the answers that may go with it.
+func (c *conn) addAcks() {
 	a := &c.acks
 	if len(a.frames) == 0 {
-		return b
+		return
 	}
-	if a.written += len(b); a.written < ackBytes && c.core.now.Sub(a.since) < ackRest[c.side] {
-		return b
+	if a.written += c.unwritten(); a.written < ackBytes && c.core.now.Sub(a.since) < ackRest[c.side] {
+		return
 	}
-	b = append(b, a.frames...)
+	c.out = append(c.writable(), a.frames...)
 	a.frames = a.frames[:0]
-	return b
 }
 
 func (c *conn) flushAcks(core *core) {

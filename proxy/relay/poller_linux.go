@@ -29,12 +29,13 @@ type poller struct {
 
 	// Owned by run:
 	events  [128]unix.EpollEvent
-	ready   []*socket     // may have more to be read
-	spare   []*socket     // ready, when it was read last
-	yielded time.Duration // the shard's age when Go's scheduler had the thread last
-	rested  time.Duration // the shard's age when the last turn ended
-	running int           // 1 if calls ran then, else 0
-	waits   [2]gaps       // how long the last waits were, by running
+	chunks  [maxChunks][]byte // scratch of socket.write
+	ready   []*socket         // may have more to be read
+	spare   []*socket         // ready, when it was read last
+	yielded time.Duration     // the shard's age when Go's scheduler had the thread last
+	rested  time.Duration     // the shard's age when the last turn ended
+	running int               // 1 if calls ran then, else 0
+	waits   [2]gaps           // how long the last waits were, by running
 	turns   uint
 	vain    int // second looks, on end, that have found nothing
 

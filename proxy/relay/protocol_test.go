@@ -225,12 +225,12 @@ func TestStreamWindowFollowsItsReader(t *testing.T) {
 			if tt.from == backend {
 				from, to = b, c
 			}
-			to.settings(setting{ID: http2.SettingInitialWindowSize, Val: 1 << 24})
-			to.grow(0, 1<<24)
+			to.settings(setting{ID: http2.SettingInitialWindowSize, Val: 1 << 30})
+			to.grow(0, 1<<30)
 			c.request(false)
 			b.respond(1)
-			if got := send(from, 1, 20); got <= maxStreamWindow/2 || got > maxStreamWindow {
-				t.Errorf("a call that is read quickly may send %d bytes, want more than half of %d", got, maxStreamWindow)
+			if got := send(from, 1, 20); got <= quickWindow/2 || got > quickWindow {
+				t.Errorf("a call that is read quickly may send %d bytes, want more than half of %d", got, quickWindow)
 			}
 			to.settings(setting{ID: http2.SettingInitialWindowSize, Val: 0})
 			c.request(false)
@@ -238,7 +238,7 @@ func TestStreamWindowFollowsItsReader(t *testing.T) {
 			if got := send(from, 3, 5); got != 0 {
 				t.Errorf("a call that is not read may send %d bytes more", got)
 			}
-			for range 2 * streamWindow / 1000 { // read little by little, with more behind it all the time
+			for range 3 * quickWindow / 1000 { // read little by little, with more behind it all the time
 				to.grow(3, 1000)
 				send(from, 3, 1)
 			}

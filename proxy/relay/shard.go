@@ -177,6 +177,7 @@ func (s *shard) flush() {
 		s.core.dirty = s.core.dirty[:last]
 		c.driver.flush()
 	}
+	s.core.keepBorrowed()
 	s.metrics.SetMemory(s.core.index, s.core.memory.used)
 }
 

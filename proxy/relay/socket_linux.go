@@ -26,12 +26,11 @@ type socket struct {
 	peer   net.Addr
 	ended  func() // called when the connection has ended, and the socket has been closed
 
-	fd         int    // -1 when it has been closed
-	taken      []byte // what the core has given out last
-	rest       []byte // of that, which is to be written still
-	queued     bool   // is in poller.ready
-	unfinished bool   // not all of what was read has been understood
-	over       bool   // the peer has ended its half, which is not all read
+	fd         int     // -1 when it has been closed
+	out        *flight // what the core has given out and is not written yet
+	queued     bool    // is in poller.ready
+	unfinished bool    // not all of what was read has been understood
+	over       bool    // the peer has ended its half, which is not all read
 
 	closing  bool  // the core has ended the connection
 	hungUp   bool  // our half has been ended
@@ -45,9 +44,9 @@ func (k *socket) happened(events uint32) {
 	if events&end != 0 {
 		k.over = true
 	}
-	if events&(unix.EPOLLOUT|end) != 0 && k.rest != nil {
+	if events&(unix.EPOLLOUT|end) != 0 && k.out != nil {
 		k.write()
-		if k.rest == nil && k.fd >= 0 {
+		if k.out == nil && k.fd >= 0 {
 			k.watch(reading)
 		}
 		k.flush()
@@ -88,10 +87,10 @@ func (k *socket) read() (more bool) {
 		return true
 	}
 	s.do(func() { k.step(n, err) })
-	c.rest()
-	if n > batchable {
+	if n > batchable || len(s.core.borrowers) > 0 {
 		s.flush()
 	}
+	c.rest()
 	// What came while all of the last read was being understood has not been looked for, hence n == room.
 	return k.fd >= 0 && (k.unfinished || n == room || k.over || c.dead)
 }
@@ -129,41 +128,46 @@ func (k *socket) discard() (more bool) {
 
 // flush implements driver.
 func (k *socket) flush() {
-	for k.rest == nil && k.fd >= 0 {
-		b := k.conn.take()
-		if b == nil {
+	for k.out == nil && k.fd >= 0 {
+		if k.out = k.conn.take(); k.out == nil {
 			break
 		}
-		k.taken, k.rest = b, b
 		k.write()
-		if k.rest != nil && k.fd >= 0 {
+		if k.out != nil && k.fd >= 0 {
 			k.watch(writing)
 		}
 	}
-	if k.closing && k.rest == nil && k.fd >= 0 {
+	if k.closing && k.out == nil && k.fd >= 0 {
 		k.hangUp()
 	}
 }
 
-// write writes once of what the core has given out.
+// write writes of what the core has given out, until that is all or the socket takes no more.
 func (k *socket) write() {
-	n, err := rawWrite(k.fd, k.rest)
-	if err == syscall.EAGAIN || err == syscall.EINTR {
-		return
+	for {
+		chunks := k.out.chunks(k.poller.chunks[:0])
+		n, err := rawWritev(k.fd, chunks)
+		if err == syscall.EAGAIN || err == syscall.EINTR {
+			return
+		}
+		k.out.advance(n)
+		if err != nil || k.out.empty() {
+			k.wrote(err)
+			return
+		}
+		if len(chunks) < cap(k.poller.chunks) {
+			return
+		}
 	}
-	if k.rest = k.rest[n:]; err == nil && len(k.rest) > 0 {
-		return
-	}
-	k.wrote(err)
 }
 
 func (k *socket) wrote(err error) {
-	c, b := k.conn, k.taken
-	k.taken, k.rest = nil, nil
+	c := k.conn
+	k.out = nil
 	k.poller.shard.guard(c, func() {
-		c.wrote(b)
+		c.wrote()
 		if err != nil {
-			c.out = nil
+			c.discardOutput()
 			c.end(err)
 		}
 	})
@@ -197,7 +201,7 @@ func (k *socket) shut() {
 	unix.Close(k.fd)
 	k.fd = -1
 	k.conn.core.timers.remove(&k.patience)
-	if k.taken != nil {
+	if k.out != nil {
 		k.wrote(nil)
 	}
 	k.ended()

@@ -39,20 +39,17 @@ func (st *stream) doing() string {
 	switch {
 	case st.stage == queueing:
 		return endpoint.Conn().(*destination).of(st.owner.core).awaits()
-	case st.stage == asking && toBackend.pending() > 0:
-		return fmt.Sprintf("sending the request to %s, which does not take it: %d bytes of it wait", addr, toBackend.pending())
+	case st.stage == asking && toBackend.queue.len > 0:
+		return fmt.Sprintf("sending the request to %s, which does not take it: %d bytes of it wait", addr, toBackend.queue.len)
 	case st.stage == asking && !toCaller.gotEnd:
 		return fmt.Sprintf("waiting for the answer of %s, while the request has not ended", addr)
 	case st.stage == asking:
 		return "waiting for the answer of " + addr
-	case toCaller.pending() > 0:
-		return fmt.Sprintf("passing on the answer of %s, which the caller does not take: %d bytes of it wait", addr, toCaller.pending())
+	case toCaller.queue.len > 0:
+		return fmt.Sprintf("passing on the answer of %s, which the caller does not take: %d bytes of it wait", addr, toCaller.queue.len)
 	}
 	return fmt.Sprintf("waiting for the rest of the answer of %s, which has begun", addr)
 }
-
-// pending is how many bytes wait to be sent.
-func (h *half) pending() int { return len(h.queue) - h.sent }
 
 // awaits says what the calls in the queue wait for.
 func (u *upstream) awaits() string {

@@ -79,7 +79,7 @@ func (st *stream) tell(c *core, err *proxy.Error) {
 	case d.isWeb() && !begun:
 		st.answer(c.fieldsOf("200", contentType), webTrailers(d, err))
 	case d.isWeb() && st.web.between() && st.half[backend].expected < 0:
-		st.relay(backend, webTrailers(d, err), true)
+		st.say(webTrailers(d, err))
 	case !begun:
 		st.answerInHTTP(c, err)
 	default:
@@ -90,7 +90,7 @@ func (st *stream) tell(c *core, err *proxy.Error) {
 
 // abort ends the response of a call that has ended without a word.
 func (st *stream) abort(c *core) {
-	c.drained(st, &st.half[caller])
+	c.discardQueue(st, &st.half[caller])
 	st.close(caller, h2.InternalError)
 	c.release(st)
 }
@@ -100,8 +100,13 @@ func (st *stream) answer(fields []hpack.Field, content []byte) {
 	st.answered = true
 	st.headers(backend, fields, false)
 	if st.half[caller].conn != nil { // else the fields were too long for it
-		st.relay(backend, content, true)
+		st.say(content)
 	}
+}
+
+// say ends a response with content of the proxy's own.
+func (st *stream) say(content []byte) {
+	st.relay(backend, append(make([]byte, h2.FrameHeaderLen), content...), true)
 }
 
 // answerInHTTP is the answer to a caller that speaks no gRPC.

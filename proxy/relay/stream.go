@@ -31,7 +31,7 @@ type stream struct {
 
 	request []hpack.Field // the caller's field block
 	size    uint32        // of what is sent of it, as SETTINGS_MAX_HEADER_LIST_SIZE counts
-	body    []byte        // DATA of the request, to be sent again
+	body    queue         // DATA of the request, to be sent again
 	replay  bool          // body holds all of it
 
 	trailers int // the size of those that are kept
@@ -64,9 +64,8 @@ type half struct {
 	send h2.SendWindow
 	recv h2.ReceiveWindow
 
-	queue    []byte // queue[sent:] is DATA for the peer that its windows have no room for
-	sent     int
-	credited int // how much of it was sent before, to another endpoint
+	queue    queue // DATA for the peer that its windows have no room for
+	credited int   // how much of it was sent before, to another endpoint
 	trailers []hpack.Field
 	last     last // what follows the queue
 
@@ -158,14 +157,15 @@ func (st *stream) open(cn *conn) {
 	}
 	h := &st.half[backend]
 	h.conn, h.id = cn, cn.nextID
-	h.send, h.recv = h2.SendWindow(cn.peer.InitialWindowSize), h2.NewReceiveWindow(streamWindow, maxStreamWindow)
+	h.send, h.recv = h2.SendWindow(cn.peer.InitialWindowSize), h2.NewReceiveWindow(streamWindow, updateLump)
 	h.expected = -1
 	cn.nextID += 2
 	cn.streams[h.id] = st
 	cn.watch(st.call.Keepalive())
-	noBody := len(h.queue) == 0 && h.last == endStream
+	noBody := h.queue.len == 0 && h.last == endStream
 	st.enter(asking, cn.core.now)
 	cn.writeRequest(st, noBody)
+	cn.widen(h)
 	h.headed = true
 	if noBody {
 		h.done = true
@@ -187,11 +187,12 @@ func (st *stream) again(c *core) bool {
 	st.tries++
 	st.call.Retry()
 	h := &st.half[backend]
-	unsent := len(h.queue) - h.sent - h.credited
+	unsent := h.queue.len - h.credited
+	c.storage.clear(&h.queue)
 	c.forgetGrowth(h)
-	*h = half{
-		queue: append(c.storage.grow(h.queue[:0], len(st.body)), st.body...), credited: len(st.body) - unsent,
-		trailers: h.trailers, last: h.last,
+	*h = half{credited: st.body.len - unsent, trailers: h.trailers, last: h.last}
+	for b := st.body.first; b != nil; b = b.next {
+		c.storage.add(&h.queue, b.data)
 	}
 	if h.last == nothing && st.half[caller].gotEnd {
 		h.last = endStream
@@ -201,13 +202,14 @@ func (st *stream) again(c *core) bool {
 	return true
 }
 
-// relay passes DATA on from one side to the other.
-func (st *stream) relay(from side, data []byte, end bool) {
+// relay passes DATA on from one side to the other. It stands in frame, behind room for a frame's header.
+func (st *stream) relay(from side, frame []byte, end bool) {
+	data := frame[h2.FrameHeaderLen:]
 	if from == caller {
 		st.keep(data)
 	}
 	if from == backend && end && st.speaks == grpcHTTP2 {
-		st.relay(from, data, false)
+		st.relay(from, frame, false)
 		st.broken(st.owner.core, errNoStatus)
 		return
 	}
@@ -219,7 +221,7 @@ func (st *stream) relay(from side, data []byte, end bool) {
 	if end {
 		out.last = endStream
 	}
-	if out.conn != nil && len(out.queue) == 0 && out.conn.writeData(st, data, end) {
+	if out.conn != nil && out.queue.len == 0 && out.conn.writeData(st, frame, end) {
 		st.credit(from, len(data))
 		if end {
 			out.done = true
@@ -234,22 +236,16 @@ func (st *stream) relay(from side, data []byte, end bool) {
 	}
 }
 
-// enqueue keeps data until it can be sent. A queue that never runs empty must not grow by what it has sent.
+// enqueue keeps data until it can be sent.
 func (c *core) enqueue(st *stream, h *half, data []byte) {
-	if h.sent > len(h.queue)-h.sent {
-		h.queue, h.sent = h.queue[:copy(h.queue, h.queue[h.sent:])], 0
-	}
-	h.queue = append(c.storage.grow(h.queue, len(data)), data...)
+	c.storage.add(&h.queue, data)
 	c.charge(st)
 }
 
-// drained lets go of a queue that has been sent.
-func (c *core) drained(st *stream, h *half) {
-	if h.queue != nil {
-		c.storage.put(h.queue)
-		h.queue, h.sent = nil, 0
-		c.charge(st)
-	}
+// discardQueue lets go of what will not be sent.
+func (c *core) discardQueue(st *stream, h *half) {
+	c.storage.clear(&h.queue)
+	c.charge(st)
 }
 
 // keep keeps the request for another endpoint.
@@ -258,13 +254,13 @@ func (st *stream) keep(data []byte) {
 		return
 	}
 	c := st.owner.core
-	if st.answered || len(st.body)+len(data) > maxReplay || c.memory.scarce() {
+	if st.answered || st.body.len+len(data) > maxReplay || c.memory.scarce() {
 		c.unkeep(st)
 		return
 	}
-	had := cap(st.body)
-	st.body = append(c.storage.grow(st.body, len(data)), data...)
-	if cap(st.body) != had {
+	had := st.body.cap
+	c.storage.add(&st.body, data)
+	if st.body.cap != had {
 		c.charge(st)
 	}
 }
@@ -272,9 +268,8 @@ func (st *stream) keep(data []byte) {
 // unkeep lets go of what was kept of a request, which will not be sent again.
 func (c *core) unkeep(st *stream) {
 	st.replay = false
-	if st.body != nil {
-		c.storage.put(st.body)
-		st.body = nil
+	if st.body.first != nil {
+		c.storage.clear(&st.body)
 		c.charge(st)
 	}
 }
@@ -285,12 +280,8 @@ func (st *stream) credit(to side, n int) {
 	if h.conn == nil || h.gotEnd || n == 0 {
 		return
 	}
-	grown := h.recv.Grown()
-	update := h.recv.Release(n, h.conn.core.memory.room())
-	h.conn.core.memory.grown += h.recv.Grown() - grown
-	if update > 0 {
-		h.conn.out = h2.AppendWindowUpdate(h.conn.writable(), h.id, update)
-		h.conn.mark()
+	if h.recv.Release(n) {
+		h.conn.resize(h, h.conn.bdp.next(&h.recv))
 	}
 }
 
@@ -300,7 +291,7 @@ func (st *stream) headers(from side, fields []hpack.Field, end bool) {
 	if out.done || out.last != nothing {
 		return
 	}
-	if out.conn == nil || len(out.queue) > 0 {
+	if out.conn == nil || out.queue.len > 0 {
 		out.trailers, out.last = append(cleared(out.trailers), fields...), trailers
 		st.trailers += fieldsSize(fields)
 		st.owner.core.charge(st)

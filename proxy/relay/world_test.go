@@ -255,6 +255,7 @@ func (w *world) flush() {
 		w.core.dirty = w.core.dirty[:last]
 		c.driver.flush()
 	}
+	w.core.keepBorrowed()
 }
 
 // pass lets time pass.

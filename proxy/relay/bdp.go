@@ -1,0 +1,128 @@
+package relay
+
+import (
+	"time"
+
+	"github.com/lbproxy/lbproxy/proxy/h2"
+)
+
+const (
+	// quickWindow is what the window of any stream may grow to whose reader keeps up: on the host that is all that a
+	// reader can use, however far a busy machine makes the round trip seem.
+	quickWindow = 1 << 20
+	// maxStreamWindow is what it may grow to where the round trip is that long.
+	maxStreamWindow = 16 << 20
+	// updateLump is what is worth an update of a wide window: with larger ones the peer would send in bursts.
+	updateLump = quickWindow / 4
+
+	// bdpRest and maxBDPRest are how long measuring rests at first, and in the end, after it has found nothing new.
+	bdpRest    = 10 * time.Millisecond
+	maxBDPRest = 10 * time.Second
+
+	// maxUnneeded is how many calls may end that have not needed what new streams begin with, until that is halved.
+	maxUnneeded = 32
+)
+
+// bdp learns the bandwidth-delay product of a connection: what a stream must be allowed to send for it never to wait
+// for our updates. It measures by PINGs, as gRPC does, but only once some stream has got to quickWindow, so that
+// connections without such pay nothing.
+type bdp struct {
+	most     int32 // that windows may grow to
+	learnt   int32 // what a stream's has grown to: new ones begin with it
+	unneeded int   // calls on end that have ended below half of it
+
+	rtt     time.Duration // the shortest that was measured; 0 before the first
+	asked   time.Time     // when the PING, or our SETTINGS, went out whose answer is to come; zero if there is none
+	arrived int           // bytes of DATA since then
+	rest    time.Duration // how long measuring rests next
+	resume  time.Time     // when it may go on
+}
+
+// bdpPing is what our PINGs carry for it.
+var bdpPing = [8]byte{'b', 'd', 'p'}
+
+// newBDP is for a connection on which our SETTINGS are being sent, whose acknowledgement takes a round trip as well.
+func newBDP(now time.Time) bdp { return bdp{most: quickWindow, learnt: streamWindow, asked: now} }
+
+// measure counts DATA that has come, and begins to measure if it is time.
+func (c *conn) measure(n int) {
+	b := &c.bdp
+	if b.asked.IsZero() && b.learnt >= quickWindow && !c.core.now.Before(b.resume) {
+		b.asked, b.arrived = c.core.now, 0
+		c.out = h2.AppendPing(c.writable(), false, bdpPing)
+		c.mark()
+	}
+	b.arrived += n
+}
+
+// settled is called when our SETTINGS have been acknowledged.
+func (b *bdp) settled(now time.Time) {
+	if b.rtt == 0 && !b.asked.IsZero() {
+		b.rtt, b.asked = max(1, now.Sub(b.asked)), time.Time{}
+	}
+}
+
+// answered is called when the PING has been. Bytes that came while it was queued behind others do not count: what
+// can be on its way is the bandwidth times the shortest round trip.
+func (b *bdp) answered(now time.Time) {
+	if b.asked.IsZero() || b.rtt == 0 {
+		return
+	}
+	took := max(1, now.Sub(b.asked))
+	b.asked, b.rtt = time.Time{}, min(b.rtt, took)
+	if need := 2 * int64(float64(b.arrived)*float64(b.rtt)/float64(took)); need > int64(b.most) {
+		b.most = int32(min(need, maxStreamWindow))
+		b.rest = 0
+		return
+	}
+	b.rest = min(max(bdpRest, 2*b.rest), maxBDPRest)
+	b.resume = now.Add(b.rest)
+}
+
+// next is what a window is to become that is due for an update: larger as long as its reader keeps up, and smaller
+// if that lags behind, as more would only be held longer.
+func (b *bdp) next(w *h2.ReceiveWindow) int32 {
+	size := w.Size()
+	switch keepsUp, lags := w.Judge(); {
+	case keepsUp:
+		return max(size, min(b.most, max(2*size, b.learnt)))
+	case lags:
+		return max(size/2, streamWindow)
+	}
+	return size
+}
+
+// resize updates the peer's window of a stream, as far towards a size as there is memory for.
+func (c *conn) resize(h *half, size int32) {
+	m := &c.core.memory
+	before := h.recv.Grown()
+	room := int32(min(m.room(), maxStreamWindow))
+	update := h.recv.Update(min(size, h.recv.Size()+room))
+	m.grown += h.recv.Grown() - before
+	c.bdp.learnt = max(c.bdp.learnt, h.recv.Size())
+	if update > 0 {
+		c.out = h2.AppendWindowUpdate(c.writable(), h.id, update)
+		c.mark()
+	}
+}
+
+// widen begins a stream that we have opened with the window that others have needed.
+func (c *conn) widen(h *half) {
+	if c.bdp.learnt > streamWindow {
+		c.resize(h, c.bdp.learnt)
+	}
+}
+
+// judge sees a stream end that began with what was learnt.
+func (b *bdp) judge(w *h2.ReceiveWindow) {
+	switch {
+	case b.learnt == streamWindow:
+	case w.Used():
+		b.unneeded = 0
+	default:
+		if b.unneeded++; b.unneeded > maxUnneeded {
+			b.unneeded = 0
+			b.learnt = max(b.learnt/2, streamWindow)
+		}
+	}
+}
