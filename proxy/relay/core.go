@@ -96,10 +96,12 @@ func (c *core) newStream() *stream {
 	return st
 }
 
-// maxFree and maxKept bound what is kept for other calls: streams, and buffers that are not the storage's.
+// maxFree, maxKept and maxKeptFields bound what is kept for other calls: streams, buffers that are not the storage's,
+// and lists of fields.
 const (
-	maxFree = 512
-	maxKept = 16 << 10
+	maxFree       = 512
+	maxKept       = 16 << 10
+	maxKeptFields = 128
 )
 
 // recycle makes a stream that nothing refers to ready for another call.
@@ -132,6 +134,9 @@ func kept(b []byte) []byte {
 
 // cleared empties fields without keeping their strings alive.
 func cleared(fields []hpack.Field) []hpack.Field {
+	if cap(fields) > maxKeptFields {
+		return nil
+	}
 	clear(fields)
 	return fields[:0]
 }
