@@ -21,8 +21,12 @@ type Instance struct {
 
 	// Key is where the registry holds the instance, for people to find it again.
 	Key string
-	// CreateRevision tells one registration of an address from the next; ModRevision tells its changes apart.
-	// Sources without revisions leave both 0.
+	// Registered tells one registration of an address from the next: it is the revision at which the source first saw
+	// this one, and goes up. A registration is a key from its creation on, under one lease: a process that takes the
+	// key over from an earlier one, without a moment in which there is none, does so under a lease of its own.
+	Registered int64
+	// CreateRevision is the key's; ModRevision tells the changes of a registration apart. Sources without revisions
+	// leave all three 0.
 	CreateRevision int64
 	ModRevision    int64
 }

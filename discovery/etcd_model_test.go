@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
@@ -257,7 +258,7 @@ func (w *world) settle() {
 			want := discovery.DecodeAll(service, prefix, read.Kvs)
 			diff := "nothing was published"
 			if n := len(all); n > 0 {
-				diff = cmp.Diff(want, all[n-1].Instances)
+				diff = cmp.Diff(want, all[n-1].Instances, cmpopts.IgnoreFields(discovery.Instance{}, "Registered"))
 			}
 			if diff == "" {
 				break
@@ -284,6 +285,23 @@ func (w *world) checkHistory(f *follower) {
 		}
 		if cmp.Equal(all[i].Instances, all[i-1].Instances) && cmp.Equal(all[i].Poisoned, all[i-1].Poisoned) {
 			w.Errorf("%s: the snapshot of revision %d was published although nothing had changed", f.service, all[i].Revision)
+		}
+		w.checkRegistrations(all[i-1].Instances, all[i].Instances)
+	}
+}
+
+// checkRegistrations: the newer instances say of what was there before whether it is another registration.
+func (w *world) checkRegistrations(older, newer []discovery.Instance) {
+	before := map[string]discovery.Instance{}
+	for _, in := range older {
+		before[in.Key] = in
+	}
+	for _, in := range newer {
+		if in.Registered < in.CreateRevision || in.Registered > in.ModRevision {
+			w.Errorf("%+v is not registered between its creation and its last change", in)
+		}
+		if old := before[in.Key]; old.CreateRevision == in.CreateRevision && old.Registered > in.Registered {
+			w.Errorf("%+v became the older registration %+v", old, in)
 		}
 	}
 }

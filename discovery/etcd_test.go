@@ -261,7 +261,7 @@ func TestEtcdSnapshotShowsTheRegistry(t *testing.T) {
 	created := put.Header.Revision
 	want := discovery.Snapshot{Service: "user", Revision: created, Instances: []discovery.Instance{{
 		Addr: "10.0.0.7:1001", Version: "1.0.0", Weight: 10,
-		Key: "/fleet/a/user/1.0.0/10.0.0.7:1001", CreateRevision: created, ModRevision: created,
+		Key: "/fleet/a/user/1.0.0/10.0.0.7:1001", Registered: created, CreateRevision: created, ModRevision: created,
 	}}}
 	if diff := cmp.Diff(want, f.await("10.0.0.7:1001@1.0.0=10")); diff != "" {
 		t.Errorf("first snapshot (-want +got):\n%s", diff)

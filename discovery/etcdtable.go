@@ -26,7 +26,8 @@ type table struct {
 type entry struct {
 	createRevision, modRevision int64
 
-	instance Instance  // the last good value of this registration; without an address if it never had one
+	instance Instance  // the last good value under this key since its creation; without an address if it never had one
+	lease    int64     // of instance
 	fault    error     // why the entry is poisoned now; nil if it is not
 	until    time.Time // when instance runs out because of that
 }
@@ -113,15 +114,20 @@ func (t *table) equals(kvs []*mvccpb.KeyValue) bool {
 
 func (t *table) set(key string, kv *mvccpb.KeyValue, now time.Time) *fault {
 	old := t.entries[key]
-	e := entry{createRevision: kv.CreateRevision, modRevision: kv.ModRevision}
+	e := entry{createRevision: kv.CreateRevision, modRevision: kv.ModRevision, lease: kv.Lease}
+	known := old.instance.Addr != "" && old.createRevision == kv.CreateRevision
 	f := &fault{key: key, revision: kv.ModRevision}
 	e.instance, f.mismatch, e.fault = decodeInstance(t.service, t.prefix, key, kv.Value)
 	f.err = e.fault
 	switch {
 	case e.fault == nil:
 		e.instance.CreateRevision, e.instance.ModRevision = kv.CreateRevision, kv.ModRevision
-	case old.instance.Addr != "" && old.createRevision == kv.CreateRevision:
-		e.instance, e.until = old.instance, old.until
+		e.instance.Registered = kv.ModRevision
+		if known && old.lease == kv.Lease {
+			e.instance.Registered = old.instance.Registered
+		}
+	case known:
+		e.instance, e.lease, e.until = old.instance, old.lease, old.until
 		if e.until.IsZero() {
 			e.until = now.Add(t.keep)
 		}

@@ -118,6 +118,40 @@ func TestTable(t *testing.T) {
 	}
 }
 
+// A registration goes on through changes of its value, and ends with its key or when another lease takes the key over.
+func TestTableTellsRegistrationsApart(t *testing.T) {
+	tb := newTable("user", "/user/", time.Minute)
+	leased := func(kv *mvccpb.KeyValue, lease int64) *mvccpb.KeyValue {
+		kv.Lease = lease
+		return kv
+	}
+	for _, step := range []struct {
+		what string
+		kv   *mvccpb.KeyValue
+		list bool // found by a list, not an event
+		want int64
+	}{
+		{"created", leased(kv("a:1", `{}`, 3, 3), 7), false, 3},
+		{"another weight", leased(kv("a:1", `{"weight":2}`, 3, 4), 7), false, 3},
+		{"poisoned by someone without a lease", leased(kv("a:1", `{`, 3, 5), 0), false, 3},
+		{"cured by its registrar", leased(kv("a:1", `{}`, 3, 6), 7), false, 3},
+		{"taken over by the next process", leased(kv("a:1", `{}`, 3, 8), 9), false, 8},
+		{"another weight, found by a list", leased(kv("a:1", `{"weight":2}`, 3, 9), 9), true, 8},
+		{"taken over, found by a list", leased(kv("a:1", `{}`, 3, 12), 11), true, 12},
+		{"deleted and created, found by a list", leased(kv("a:1", `{}`, 15, 16), 11), true, 16},
+		{"a registry restored from a backup", leased(kv("a:1", `{}`, 1, 2), 11), true, 2},
+	} {
+		if step.list {
+			tb.replace([]*mvccpb.KeyValue{step.kv}, time.Time{})
+		} else {
+			tb.put(step.kv, time.Time{})
+		}
+		if instances, _ := tb.instances(time.Time{}); len(instances) != 1 || instances[0].Registered != step.want {
+			t.Errorf("%s: got %+v, want it registered since %d", step.what, instances, step.want)
+		}
+	}
+}
+
 func faultText(f *fault) string {
 	s := fmt.Sprintf("%s@%d", strings.TrimPrefix(f.key, "/user/"), f.revision)
 	if f.mismatch != "" {

@@ -29,9 +29,9 @@ type RegistrarOptions struct {
 // registering again, for ever, whenever the lease, the connection or the key has been lost.
 //
 // The key is the registrar's. What it finds there at its first registration is an earlier process's and is
-// replaced. Once registered, it restores the key at once when someone deletes it. When someone else writes
-// it (a second process that registers the same address, or a person) it takes the key back after 0.5 s, then
-// after twice as long each time, up to a minute, with a line in the log each time.
+// taken over. Once registered, it restores the key at once when someone deletes it. When someone else writes it,
+// under whatever lease (a second process that registers the same address, or a person) it takes the key back after
+// 0.5 s, then after twice as long each time, up to a minute, with a line in the log each time.
 //
 // Its methods may be called from many goroutines.
 type Registrar struct {
@@ -52,7 +52,8 @@ type Registrar struct {
 	// Owned by run, then by Stop:
 	lease      clientv3.LeaseID // 0 while there is none
 	heldUnder  clientv3.LeaseID // the last lease under which the key was read back
-	fresh      bool             // nothing has been registered or replaced yet
+	held       int64            // the revision of the key that was read back last; 0 before the first
+	written    string           // the value that was written last, whether etcd has answered or not
 	retry      *backoff.ExponentialBackOff
 	conflicts  *backoff.ExponentialBackOff
 	conflictAt time.Time       // when someone else was last found to have written the key
@@ -105,8 +106,8 @@ func NewRegistrar(client *EtcdClient, service string, in Instance, opts Registra
 		log:        opts.Log.With(zap.String("service", service), zap.String("key", key)),
 		instance:   Instance{Addr: in.Addr, Version: in.Version, Key: key},
 		registered: make(chan struct{}), done: make(chan struct{}), wake: make(chan struct{}, 1),
-		fresh: true, logged: map[string]bool{},
-		retry: newBackoff(registerRetryMin, registerRetryMax), conflicts: newBackoff(registerRetryMin, conflictMax),
+		logged: map[string]bool{},
+		retry:  newBackoff(registerRetryMin, registerRetryMax), conflicts: newBackoff(registerRetryMin, conflictMax),
 		status: RegistrarStatus{
 			Service: service, Key: key, Addr: in.Addr, Version: in.Version, Weight: in.Weight,
 			Error: "not started", TTLSeconds: int64(opts.TTL / time.Second),

@@ -167,7 +167,6 @@ func (r *Registrar) settle(ctx context.Context, client *clientv3.Client) (revisi
 			found = read.Kvs[0]
 		}
 		ours := clientv3.LeaseID(found.Lease) == r.lease
-		write := clientv3.OpPut(key, string(value), clientv3.WithLease(r.lease))
 		switch {
 		case ours && string(found.Value) == string(value):
 			r.setRegistered(found, in.Weight, wanted)
@@ -176,17 +175,15 @@ func (r *Registrar) settle(ctx context.Context, client *clientv3.Client) (revisi
 			if r.heldUnder == r.lease {
 				r.log.Warn("the registration is gone from etcd; restoring it")
 			}
-		case ours: // a new weight is wanted, or someone edited the value
-		case r.fresh:
-			// With its own create revision the instance gets nothing of what proxies hold against its predecessor.
+		case r.held == 0 && !ours:
+			// Written over, not deleted: there is no moment without it. That it is another, proxies see by its lease.
 			r.log.Info("replacing an earlier registration", zap.String("lease", leaseName(found.Lease)))
-			write = clientv3.OpDelete(key)
-			r.fresh = false
-		default:
-			if !r.mayTakeBack(found) {
-				return read.Header.Revision, nil
-			}
+		case ours && (found.ModRevision == r.held || string(found.Value) == r.written): // a new weight is wanted
+		case !r.mayTakeBack(found):
+			return read.Header.Revision, nil
 		}
+		r.written = string(value)
+		write := clientv3.OpPut(key, r.written, clientv3.WithLease(r.lease))
 		unchanged := clientv3.Compare(clientv3.ModRevision(key), "=", found.ModRevision)
 		if _, err := client.Txn(ctx).If(unchanged).Then(write).Commit(); err != nil {
 			return 0, fmt.Errorf("write the key: %w", err)
@@ -211,7 +208,7 @@ func (r *Registrar) mayTakeBack(found *mvccpb.KeyValue) bool {
 	r.conflictAt, r.takeBackAt = now, now.Add(wait)
 	lease := leaseName(found.Lease)
 	r.setUnregistered(fmt.Errorf("someone else wrote the key, under lease %s", lease))
-	r.log.Warn("someone else wrote the registration; is there a second process with this address? taking it back",
+	r.log.Warn("someone else wrote the registration; is there a second process with this address, or was it etcdctl? taking it back",
 		zap.String("lease", lease), zap.ByteString("value", found.Value), zap.Duration("in", wait))
 	return false
 }
@@ -245,7 +242,7 @@ func (r *Registrar) want() (Instance, int) {
 // setRegistered notes that etcd holds the registration with the given weight.
 func (r *Registrar) setRegistered(kv *mvccpb.KeyValue, weight, wanted int) {
 	first := r.heldUnder == 0
-	r.heldUnder, r.fresh, r.takeBackAt = r.lease, false, time.Time{}
+	r.heldUnder, r.held, r.takeBackAt = r.lease, kv.ModRevision, time.Time{}
 	clear(r.logged)
 
 	r.mu.Lock()

@@ -286,17 +286,49 @@ func TestRegistrationOutlivesItsTTL(t *testing.T) {
 	}
 }
 
+// A process that finds the key of an earlier one takes it over: whoever watches sees no moment without the instance,
+// and that it is another registration. The earlier one's lease then runs out without harm.
 func TestRegistrarReplacesAnEarlierProcess(t *testing.T) {
 	t.Parallel()
-	etcd := newRegistry(t)
-	old, err := etcd.Put(t.Context(), testKey, `{"name":"hello","addr":"127.0.0.1:1001","version":"","weight":10}`)
-	if err != nil {
-		t.Fatal(err)
-	}
-	r, _ := startRegistrar(t, etcd.endpoint)
-	awaitRegistered(t, r)
-	if got := etcd.await(t, testKey, exists).CreateRevision; got <= old.Header.Revision {
-		t.Errorf("create revision is %d, want a new one", got)
+	for _, test := range []struct {
+		name string
+		ttl  int64 // of the earlier lease; 0 for none
+	}{{"under a lease", 1}, {"without one", 0}} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			etcd := newRegistry(t)
+			var opts []clientv3.OpOption
+			if test.ttl > 0 {
+				earlier, err := etcd.Grant(t.Context(), test.ttl)
+				if err != nil {
+					t.Fatal(err)
+				}
+				opts = append(opts, clientv3.WithLease(earlier.ID))
+			}
+			old, err := etcd.Put(t.Context(), testKey, `{"name":"hello","addr":"127.0.0.1:1001","version":"","weight":10}`, opts...)
+			if err != nil {
+				t.Fatal(err)
+			}
+			source := newSource(t, discovery.EtcdConfig{Endpoints: []string{etcd.endpoint}}, discovery.EtcdLimits{})
+			f := source.follow(t, "hello")
+			f.await("127.0.0.1:1001=10")
+
+			r, _ := startRegistrar(t, etcd.endpoint)
+			awaitRegistered(t, r)
+			etcd.outlive(t)
+			if kv := etcd.await(t, testKey, exists); kv.ModRevision != r.Status().ModRevision || kv.CreateRevision != old.Header.Revision {
+				t.Errorf("the key is %v, want it taken over, and held by %+v", kv, r.Status())
+			}
+			all, _ := f.all()
+			for _, s := range all {
+				if len(s.Instances) != 1 {
+					t.Errorf("at revision %d there were %d instances", s.Revision, len(s.Instances))
+				}
+			}
+			if in := all[len(all)-1].Instances[0]; in.Registered != r.Status().ModRevision {
+				t.Errorf("%+v is not known for the registration %+v", in, r.Status())
+			}
+		})
 	}
 }
 
@@ -334,7 +366,15 @@ func TestRegistrarRestores(t *testing.T) {
 				if _, err := etcd.Put(t.Context(), testKey, "{}", clientv3.WithIgnoreLease()); err != nil {
 					t.Fatal(err)
 				}
-			}, "registration written", false, false,
+			}, "someone else wrote", false, false,
+		},
+		{
+			"weight set by hand", func(t *testing.T, etcd registry, kv *mvccpb.KeyValue) {
+				drained := strings.Replace(string(kv.Value), `"weight":10`, `"weight":0`, 1)
+				if _, err := etcd.Put(t.Context(), testKey, drained, clientv3.WithIgnoreLease()); err != nil {
+					t.Fatal(err)
+				}
+			}, "someone else wrote", false, false,
 		},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -524,7 +564,7 @@ func TestSetWeight(t *testing.T) {
 	t.Parallel()
 	etcd := newRegistry(t)
 	network := etcdtest.Forward(t, etcd.endpoint)
-	r, _ := startRegistrar(t, network.Endpoint())
+	r, logs := startRegistrar(t, network.Endpoint())
 	awaitRegistered(t, r)
 	before := etcd.await(t, testKey, exists)
 
@@ -559,6 +599,10 @@ func TestSetWeight(t *testing.T) {
 	etcd.await(t, testKey, func(kv *mvccpb.KeyValue) bool {
 		return kv != nil && strings.Contains(string(kv.Value), `"weight":0}`)
 	})
+	eventually(t, "it is registered with the weight", func() bool { return r.SetWeight(t.Context(), 0) == nil })
+	if logged(logs, "someone else wrote") {
+		t.Errorf("a weight of its own is taken for someone else's: %v", logs.All())
+	}
 }
 
 func TestWeightHandler(t *testing.T) {

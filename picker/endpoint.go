@@ -61,7 +61,7 @@ type Endpoint struct {
 
 	// Protected by pool.mu:
 	instance discovery.Instance
-	newest   int64 // the create revision of the newest registration that the connection is for
+	newest   int64 // when the newest registration began that the connection is for
 	leaving  bool  // not a member any more, but calls still run
 	state    State
 	since    time.Time // when state became what it is
@@ -117,7 +117,7 @@ func (e *Endpoint) reregister(in discovery.Instance) (changed bool) {
 		return false
 	}
 	if e.registeredAnew(in) {
-		e.newest = in.CreateRevision
+		e.newest = in.Registered
 		e.conn.Renew()
 	}
 	changed = e.instance.Weight != in.Weight || e.instance.Version != in.Version
@@ -127,12 +127,12 @@ func (e *Endpoint) reregister(in discovery.Instance) (changed bool) {
 }
 
 // registeredAnew says whether in is another registration than those that the endpoint is connected for. Of several keys
-// of one address any may be the one that counts, in turns; only one that has been created since is another.
+// of one address any may be the one that counts, in turns; only one that has begun since is another.
 func (e *Endpoint) registeredAnew(in discovery.Instance) bool {
 	if in.Key == e.instance.Key {
-		return in.CreateRevision != e.instance.CreateRevision
+		return in.Registered != e.instance.Registered
 	}
-	return in.CreateRevision > e.newest
+	return in.Registered > e.newest
 }
 
 func (e *Endpoint) release(n int64) {

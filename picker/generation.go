@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strings"
 	"sync/atomic"
+	"time"
 
 	"github.com/lbproxy/lbproxy/discovery"
 )
@@ -40,7 +41,12 @@ type Availability struct {
 	Instances int // registered
 	Serving   int // of those, the ones that take new calls: their weight is not 0
 	Ready     int // of those, the ones that are connected
+	// ServedUntil is, when none serves, since when; zero if none ever has, as far as is remembered.
+	ServedUntil time.Time
 }
+
+// For so long a version is remembered that has no instance any more.
+const versionMemory = time.Hour
 
 // Pick returns the endpoint for one call, which the caller must give back by End or Return. Version limits
 // the choice to instances of that version; empty, it does not. Pick returns nil when there is none to pick.
@@ -127,20 +133,18 @@ func (p *Pool) byVersion(all group, prev *Generation) map[string]group {
 	groups := map[string]group{}
 	if version, alike := p.onlyVersion(); alike {
 		groups[version] = all
-		return groups
+	} else {
+		for version, members := range p.membersByVersion(prev) {
+			groups[version] = p.group(members, prev.versions[version])
+		}
 	}
-	members := make(map[string][]*Endpoint, len(prev.versions))
-	for version, before := range prev.versions {
-		members[version] = make([]*Endpoint, 0, before.Instances)
-	}
-	for _, e := range p.order {
-		members[e.instance.Version] = append(members[e.instance.Version], e)
-	}
-	for version, endpoints := range members {
-		if len(endpoints) == 0 {
+	for version, last := range prev.versions {
+		if _, stays := groups[version]; stays {
 			continue
 		}
-		groups[version] = p.group(endpoints, prev.versions[version])
+		if gone := p.group(nil, last); time.Since(gone.ServedUntil) < versionMemory {
+			groups[version] = gone
+		}
 	}
 	return groups
 }
@@ -157,6 +161,18 @@ func (p *Pool) onlyVersion() (version string, alike bool) {
 	return version, len(p.order) > 0
 }
 
+func (p *Pool) membersByVersion(prev *Generation) map[string][]*Endpoint {
+	members := make(map[string][]*Endpoint, len(prev.versions))
+	for _, e := range p.order {
+		version := e.instance.Version
+		if members[version] == nil {
+			members[version] = make([]*Endpoint, 0, prev.versions[version].Instances)
+		}
+		members[version] = append(members[version], e)
+	}
+	return members
+}
+
 func (p *Pool) group(endpoints []*Endpoint, prev group) group {
 	g := group{Availability: Availability{Instances: len(endpoints)}}
 	ready := make([]*Endpoint, 0, len(endpoints))
@@ -171,6 +187,13 @@ func (p *Pool) group(endpoints []*Endpoint, prev group) group {
 		}
 	}
 	g.Serving, g.Ready = len(ready)+len(unready), len(ready)
+	switch {
+	case g.Serving > 0:
+	case prev.Serving > 0:
+		g.ServedUntil = time.Now()
+	default:
+		g.ServedUntil = prev.ServedUntil
+	}
 	if len(ready) == 0 {
 		g.unready, g.failures, g.last = unready, &p.failures, new(atomic.Pointer[lastErrors])
 		return g

@@ -136,7 +136,7 @@ func (p *Pool) revive(in discovery.Instance) *Endpoint {
 
 func (p *Pool) join(in discovery.Instance, count *refs) *Endpoint {
 	e := &Endpoint{
-		pool: p, addr: in.Addr, refs: count, instance: in, newest: in.CreateRevision, since: time.Now(),
+		pool: p, addr: in.Addr, refs: count, instance: in, newest: in.Registered, since: time.Now(),
 		metrics: p.metrics.Endpoint(p.service, in.Addr),
 	}
 	e.refs.add(member)

@@ -149,8 +149,9 @@ func TestWeightZeroGetsNoNewCallsAndKeepsItsConnection(t *testing.T) {
 	if b.Current().Pick("") != nil {
 		t.Error("picked an endpoint of weight 0")
 	}
-	if got, want := b.Current().Available(""), (picker.Availability{Instances: 2}); got != want {
-		t.Errorf("available = %+v, want %+v", got, want)
+	got := b.Current().Available("")
+	if want := (picker.Availability{Instances: 2, ServedUntil: got.ServedUntil}); got != want || got.ServedUntil.IsZero() {
+		t.Errorf("available = %+v, want %+v until now", got, want)
 	}
 	b.Update(weights(1, 1))
 	if got := b.calls(t, 20); len(got) != 2 || b.conns[addr(1)].closes != 0 {
@@ -215,10 +216,10 @@ func TestAnEndpointThatLeavesFinishesItsCalls(t *testing.T) {
 }
 
 func TestAnEndpointThatComesBackWhileItDrainsWasNeverAway(t *testing.T) {
-	b := ready(picker.WeightedRoundRobin, instances(discovery.Instance{Addr: addr(0), Weight: 1, CreateRevision: 1}))
+	b := ready(picker.WeightedRoundRobin, instances(discovery.Instance{Addr: addr(0), Weight: 1, Registered: 1}))
 	e := b.Current().Pick("")
 	b.Update(instances())
-	b.Update(instances(discovery.Instance{Addr: addr(0), Weight: 1, CreateRevision: 2}))
+	b.Update(instances(discovery.Instance{Addr: addr(0), Weight: 1, Registered: 2}))
 	c := b.conns[addr(0)]
 	if got := b.Current().Pick(""); got != e || c.closes != 0 {
 		t.Errorf("picked %v after %d closes, want the same endpoint on its old connection", got, c.closes)
@@ -347,21 +348,21 @@ func TestOnlyANewerRegistrationRenewsTheConnection(t *testing.T) {
 	b := newBench(picker.RoundRobin)
 	defer b.Close()
 	for _, step := range []struct {
-		what      string
-		key       string
-		created   int64
-		modified  int64
-		renewals  int
-		elsewhere bool // the address is registered for a moment no more
+		what       string
+		key        string
+		registered int64
+		modified   int64
+		renewals   int
+		elsewhere  bool // the address is registered for a moment no more
 	}{
-		{what: "the first", key: "/1", created: 5, modified: 5},
-		{what: "a change", key: "/1", created: 5, modified: 6},
-		{what: "deleted and put anew", key: "/1", created: 8, modified: 8, renewals: 1},
-		{what: "away for a moment", key: "/1", created: 9, modified: 9, renewals: 2, elsewhere: true},
-		{what: "a newer key of the address", key: "/2", created: 10, modified: 10, renewals: 3},
-		{what: "the older key counts again", key: "/1", created: 9, modified: 11, renewals: 3},
-		{what: "and the newer one", key: "/2", created: 10, modified: 12, renewals: 3},
-		{what: "a registry restored from an older state", key: "/2", created: 4, modified: 4, renewals: 4},
+		{what: "the first", key: "/1", registered: 5, modified: 5},
+		{what: "a change", key: "/1", registered: 5, modified: 6},
+		{what: "deleted and put anew", key: "/1", registered: 8, modified: 8, renewals: 1},
+		{what: "away for a moment", key: "/1", registered: 9, modified: 9, renewals: 2, elsewhere: true},
+		{what: "a newer key of the address", key: "/2", registered: 10, modified: 10, renewals: 3},
+		{what: "the older key counts again", key: "/1", registered: 9, modified: 11, renewals: 3},
+		{what: "and the newer one", key: "/2", registered: 10, modified: 12, renewals: 3},
+		{what: "a registry restored from an older state", key: "/2", registered: 4, modified: 4, renewals: 4},
 	} {
 		if step.elsewhere {
 			e := b.conns[addr(0)].endpoint
@@ -371,12 +372,34 @@ func TestOnlyANewerRegistrationRenewsTheConnection(t *testing.T) {
 			defer running.End(codes.OK, 0, time.Now())
 		}
 		b.Update(instances(discovery.Instance{
-			Addr: addr(0), Weight: 1, Key: step.key, CreateRevision: step.created, ModRevision: step.modified,
+			Addr: addr(0), Weight: 1, Key: step.key, Registered: step.registered, ModRevision: step.modified,
 		}))
 		if got := b.conns[addr(0)].renewals; got != step.renewals {
 			t.Errorf("%s: %d renewals, want %d", step.what, got, step.renewals)
 		}
 	}
+}
+
+// A version that is gone is remembered for an hour, and no longer: deployments come for ever.
+func TestVersionsThatAreGoneAreForgotten(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(picker.RoundRobin)
+		defer b.Close()
+		b.Update(instances(discovery.Instance{Addr: addr(0), Version: "1", Weight: 1}))
+		at := time.Now()
+		b.Update(instances(discovery.Instance{Addr: addr(0), Version: "2", Weight: 1}))
+		for i, after := range []time.Duration{0, time.Hour - time.Second, time.Hour} {
+			time.Sleep(time.Until(at.Add(after)))
+			b.Update(instances(discovery.Instance{Addr: addr(0), Version: "2", Weight: 2 + i}))
+			want := picker.Availability{}
+			if after < time.Hour {
+				want.ServedUntil = at
+			}
+			if got := b.Current().Available("1"); got != want {
+				t.Errorf("after %s, available of the version that is gone: %+v, want %+v", after, got, want)
+			}
+		}
+	})
 }
 
 // What an endpoint does over and over is told a few times, and what it does next at once or soon.
@@ -526,13 +549,13 @@ func (b *bench) members() []picker.EndpointStatus {
 
 func TestOnlyWhatPicksDependOnMakesAGeneration(t *testing.T) {
 	b := ready(picker.WeightedRoundRobin, instances(
-		discovery.Instance{Addr: addr(0), Weight: 1, Version: "1", Key: "/a", CreateRevision: 1, ModRevision: 1},
-		discovery.Instance{Addr: addr(1), Weight: 1, Version: "1", Key: "/b", CreateRevision: 2, ModRevision: 2},
+		discovery.Instance{Addr: addr(0), Weight: 1, Version: "1", Key: "/a", Registered: 1, ModRevision: 1},
+		discovery.Instance{Addr: addr(1), Weight: 1, Version: "1", Key: "/b", Registered: 2, ModRevision: 2},
 	))
 	defer b.Close()
 	now := instances(
-		discovery.Instance{Addr: addr(0), Weight: 1, Version: "1", Key: "/a", CreateRevision: 1, ModRevision: 1},
-		discovery.Instance{Addr: addr(1), Weight: 1, Version: "1", Key: "/b", CreateRevision: 2, ModRevision: 2},
+		discovery.Instance{Addr: addr(0), Weight: 1, Version: "1", Key: "/a", Registered: 1, ModRevision: 1},
+		discovery.Instance{Addr: addr(1), Weight: 1, Version: "1", Key: "/b", Registered: 2, ModRevision: 2},
 	)
 	for _, step := range []struct {
 		name   string
@@ -569,17 +592,18 @@ func TestPoolFollowsEverySnapshot(t *testing.T) {
 	random := rand.New(rand.NewPCG(1, 2))
 	b := newBench(picker.WeightedRoundRobin)
 	type known struct {
-		conn     *conn
-		created  int64
-		renewals int
+		conn       *conn
+		registered int64
+		renewals   int
 	}
 	members := map[string]known{}
+	served := false
 	for step := range 5000 {
 		s := instances()
 		for i := range 12 {
 			if random.IntN(3) > 0 {
 				s.Instances = append(s.Instances, discovery.Instance{
-					Addr: addr(i), Weight: random.IntN(3), Version: fmt.Sprint(random.IntN(2)), CreateRevision: int64(1 + random.IntN(2)),
+					Addr: addr(i), Weight: random.IntN(3), Version: fmt.Sprint(random.IntN(2)), Registered: int64(1 + random.IntN(2)),
 				})
 			}
 		}
@@ -592,14 +616,14 @@ func TestPoolFollowsEverySnapshot(t *testing.T) {
 				if c != was.conn {
 					t.Fatalf("step %d: %s stays and has another connection", step, in.Addr)
 				}
-				if was.created != in.CreateRevision {
+				if was.registered != in.Registered {
 					was.renewals++
 				}
 				if c.renewals != was.renewals {
 					t.Fatalf("step %d: %d renewals of %s, want %d", step, c.renewals, in.Addr, was.renewals)
 				}
 			}
-			now[in.Addr] = known{c, in.CreateRevision, c.renewals}
+			now[in.Addr] = known{c, in.Registered, c.renewals}
 			c.endpoint.SetState(picker.Ready, nil)
 			if in.Weight > 0 {
 				want.Serving++
@@ -612,7 +636,12 @@ func TestPoolFollowsEverySnapshot(t *testing.T) {
 			}
 		}
 		members = now
-		if got := b.Current().Available(""); got != want {
+		got := b.Current().Available("")
+		if served = served || want.Serving > 0; got.ServedUntil.IsZero() == (served && want.Serving == 0) {
+			t.Fatalf("step %d: available = %+v, and some have served: %t", step, got, served)
+		}
+		want.ServedUntil = got.ServedUntil
+		if got != want {
 			t.Fatalf("step %d: available = %+v, want %+v", step, got, want)
 		}
 		status := b.members()

@@ -94,7 +94,8 @@ func (c *Call) TryPick() (again <-chan struct{}, _ *Error) {
 	case !g.Registered():
 		return nil, errUnknownService(c.service.name)
 	}
-	if a := g.Available(c.version); a.Serving == 0 {
+	// For a moment there may be none, as when the only one is restarted.
+	if a := g.Available(c.version); a.Serving == 0 && time.Since(a.ServedUntil) >= c.WaitTimeout() {
 		return nil, errNoInstances(c.service.name, c.version, a, g.Poisoned)
 	}
 	return g.Changed(), nil
@@ -140,6 +141,9 @@ func (c *Call) WaitedTooLong() *Error {
 	g, waited := c.service.pool.Current(), c.WaitTimeout()
 	if !g.Synced {
 		return errDiscoveryUnavailable(c.service.name, waited, c.policy.services.standing(c.service.name).Err)
+	}
+	if a := g.Available(c.version); a.Serving == 0 {
+		return errNoInstances(c.service.name, c.version, a, g.Poisoned)
 	}
 	return errNoReadyEndpoint(c.service.name, g.Available(c.version), g.LastErrors(c.version), waited)
 }

@@ -47,7 +47,7 @@ func TestWhyACallCannotBeSent(t *testing.T) {
 	}{
 		{"nothing published", false, nil, proxy.DiscoveryUnavailable, time.Second},
 		{"never registered", true, nil, proxy.UnknownService, 0},
-		{"all drained", true, []discovery.Instance{{Addr: "10.0.0.1:1"}}, proxy.NoInstances, 0},
+		{"all drained, ever", true, []discovery.Instance{{Addr: "10.0.0.1:1"}}, proxy.NoInstances, 0},
 		{"not connected", true, []discovery.Instance{instance("10.0.0.1:1", "")}, proxy.NoReadyEndpoint, time.Second},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -71,13 +71,60 @@ func TestWhyACallCannotBeSent(t *testing.T) {
 	}
 }
 
-func TestAServiceThatLostItsInstancesIsKnown(t *testing.T) {
-	b := newBench(t)
-	b.call(t, toHello).Cancel()
-	b.source.publish("hello", instance("10.0.0.1:1", ""))
-	b.source.publish("hello")
-	if got, _ := b.reasonOf(t, t.Context()); got != proxy.NoInstances {
-		t.Errorf("failed with %s, want no_instances", got)
+// A moment without instances is waited out like one in which none is connected. A service that has been without any for
+// longer fails its calls at once.
+func TestAMomentWithoutInstances(t *testing.T) {
+	version := func(v string, weight int) discovery.Instance {
+		return discovery.Instance{Addr: "10.0.0.1:1", Version: v, Weight: weight}
+	}
+	for _, c := range []struct {
+		name    string
+		version string // that calls are limited to
+		before  []discovery.Instance
+		without []discovery.Instance // and this is the moment
+	}{
+		{"none registered", "", []discovery.Instance{version("", 1)}, nil},
+		{"all drained", "", []discovery.Instance{version("", 1)}, []discovery.Instance{version("", 0)}},
+		{"none of the version", "1", []discovery.Instance{version("1", 1)}, []discovery.Instance{{Addr: "10.0.0.2:1", Version: "2", Weight: 1}}},
+		{"none of the version, nor of others", "1", []discovery.Instance{version("1", 1), {Addr: "10.0.0.2:1", Version: "2", Weight: 1}}, nil},
+		{"all of the version drained", "1", []discovery.Instance{version("1", 1)}, []discovery.Instance{version("1", 0), {Addr: "10.0.0.2:1", Version: "2", Weight: 1}}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				const wait = time.Second
+				b := newBench(t)
+				b.services.Configure(map[string]proxy.ServiceConfig{"hello": {
+					Policy: picker.Random, Version: c.version, WaitTimeout: wait,
+				}})
+				b.source.publish("hello", c.before...)
+				b.connect("10.0.0.1:1")
+				time.Sleep(time.Minute)
+
+				b.source.publish("hello", c.without...)
+				time.Sleep(wait / 2)
+				call := b.call(t, toHello)
+				picked := make(chan error)
+				go func() { picked <- call.Pick(t.Context()) }()
+				synctest.Wait()
+				b.source.publish("hello", c.without...) // woken, it waits on
+				time.Sleep(wait / 4)
+				b.source.publish("hello", c.before...)
+				b.connect("10.0.0.1:1")
+				if err := <-picked; err != nil {
+					t.Fatalf("a moment without instances fails the call: %v", err)
+				}
+				call.End(codes.OK)
+
+				b.source.publish("hello", c.without...)
+				if got, after := b.reasonOf(t, t.Context()); got != proxy.NoInstances || after != wait {
+					t.Errorf("failed with %s after %s, want no_instances after %s", got, after, wait)
+				}
+				b.source.publish("hello", c.without...)
+				if got, after := b.reasonOf(t, t.Context()); got != proxy.NoInstances || after != 0 {
+					t.Errorf("empty for as long as calls wait, failed with %s after %s, want no_instances at once", got, after)
+				}
+			})
+		})
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 	"google.golang.org/grpc/keepalive"
 
 	"github.com/lbproxy/lbproxy/configs"
+	"github.com/lbproxy/lbproxy/internal/etcdtest"
 )
 
 // A process that is killed takes its calls with it, but no later ones; when its lease has run out it is gone.
@@ -177,6 +178,60 @@ func TestRestartedInstanceIsUsedAtOnce(t *testing.T) {
 			t.Errorf("connected %s after its registration", took)
 		}
 		greet(t, p.dial("hello"), 1)
+	})
+}
+
+// The only instance is restarted, in whichever way, while calls come: none of those that come meanwhile fails.
+func TestCallsOutlastARestart(t *testing.T) {
+	onEveryEngine(t, func(t *testing.T, w *world) {
+		w.ttl = shortTTL
+		for _, c := range []struct {
+			name      string
+			end       func(*instance)
+			abandoned bool // its registration outlives it
+		}{
+			{"kill -9 of it and its registrar", func(in *instance) { in.abandon(); in.kill() }, true},
+			{"kill -9 of it, then of its registrar", func(in *instance) { in.kill(); in.abandon() }, true},
+			{"deregistered, then stopped", func(in *instance) { in.deregister(); in.kill() }, false},
+			{"drained, deregistered, then stopped", func(in *instance) { in.setWeight(0); in.deregister(); in.kill() }, false},
+		} {
+			t.Run(c.name, func(t *testing.T) {
+				w := newWorld(t, w.engine)
+				w.ttl = shortTTL
+				in := w.startInstance("hello", "", 1)
+				p := w.startProxy(listedAs("hello", func(s *configs.Service) { s.WaitTimeout = patience }))
+				p.awaitReady("hello", 1)
+				greet(t, p.dial("hello"), 1)
+				c.end(in)
+				waiting := p.startLoad("hello", 8)
+				await(t, "calls that wait", func() bool { return p.metrics()[`lbproxy_calls_in_flight{service="hello"}`] == 8 })
+				in = w.register(startBackend(t, at(in.addr)), "hello", "", 1)
+				await(t, "calls", func() bool { return waiting.calls.Load() > 20 })
+				if c.abandoned {
+					w.outlive(t, shortTTL)
+				}
+				if calls, err := waiting.stop(); err != nil {
+					t.Errorf("one of %d calls fails: %v", calls, err)
+				}
+				if s := p.service("hello"); len(s.Instances) != 1 || s.Instances[0].ModRevision != in.Status().ModRevision {
+					t.Errorf("in the end there is %+v, want the registration %+v", s.Instances, in.Status())
+				}
+			})
+		}
+	})
+}
+
+// outlive returns when a lease that is granted now and lasts for ttl has run out.
+func (w *world) outlive(t *testing.T, ttl time.Duration) {
+	t.Helper()
+	etcd := etcdtest.Client(t, w.etcd)
+	lease, err := etcd.Grant(t.Context(), int64(ttl/time.Second))
+	if err != nil {
+		t.Fatal(err)
+	}
+	await(t, "lease that has run out", func() bool {
+		left, err := etcd.TimeToLive(t.Context(), lease.ID)
+		return err == nil && left.TTL < 0
 	})
 }
 
