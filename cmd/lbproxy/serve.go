@@ -142,6 +142,7 @@ func (f *serveFlags) serve(cmd *cobra.Command) error {
 	defer log.Sync()
 	log.Info("starting", zap.String("version", thisBuild().Version), zap.String("engine", cfg.Engine))
 	app.UseCores(cfg)
+	app.UseDescriptors(log)
 	a, err := app.New(cfg, thisBuild().Version, log, level)
 	if err != nil {
 		return withFlag(err)

@@ -15,6 +15,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"go.uber.org/zap"
+	"golang.org/x/net/netutil"
 
 	"github.com/lbproxy/lbproxy/admin"
 	"github.com/lbproxy/lbproxy/configs"
@@ -152,9 +153,11 @@ func (a *App) Run(ctx context.Context) error {
 	defer fail(nil)
 	var serving sync.WaitGroup
 	serveHTTP := func(l net.Listener, h http.Handler) *http.Server {
-		s := &http.Server{Handler: h, ReadHeaderTimeout: 5 * time.Second, ErrorLog: zap.NewStdLog(a.log)}
+		s := &http.Server{
+			Handler: h, ReadHeaderTimeout: 5 * time.Second, IdleTimeout: time.Minute, ErrorLog: zap.NewStdLog(a.log),
+		}
 		serving.Go(func() {
-			if err := s.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+			if err := s.Serve(netutil.LimitListener(l, maxWebConnections)); !errors.Is(err, http.ErrServerClosed) {
 				fail(&serveError{l, err})
 			}
 		})
@@ -189,6 +192,9 @@ func (a *App) Run(ctx context.Context) error {
 	}
 	return nil
 }
+
+// maxWebConnections is how many there may be to a web server, so that they leave descriptors to calls. Others wait.
+const maxWebConnections = 32
 
 // serveError is why a listener stopped to accept.
 type serveError struct {

@@ -54,6 +54,13 @@ func workers(r configs.Relay) int {
 	return relay.DefaultWorkers()
 }
 
+// UseDescriptors has the process use all the file descriptors that it may. It is for one that starts no other.
+func UseDescriptors(log *zap.Logger) {
+	if err := transport.RaiseDescriptorLimit(); err != nil {
+		log.Warn("the limit of file descriptors stays as it is", zap.Error(err))
+	}
+}
+
 // UseCores has the process use a thread for each worker of the relay, and one for all else. More of them would only
 // take from the callers. The environment's GOMAXPROCS goes before. It is for a process that does nothing else.
 func UseCores(cfg *configs.Config) {

@@ -39,8 +39,18 @@ const (
 	partInterval = time.Second
 )
 
-// DescriptorLimit is how many file descriptors the process may have. Go raises the soft limit to the hard one when a
-// process starts, and gives the processes that it starts the old one (package syscall).
+// RaiseDescriptorLimit lets the process have as many file descriptors as it may ask for. Go has done so already, but
+// for one, and would give the processes that it starts the limit of before; now it gives them this one.
+func RaiseDescriptorLimit() error {
+	var limit syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
+		return err
+	}
+	limit.Cur = limit.Max
+	return syscall.Setrlimit(syscall.RLIMIT_NOFILE, &limit)
+}
+
+// DescriptorLimit is how many file descriptors the process may have.
 func DescriptorLimit() int {
 	var limit syscall.Rlimit
 	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {

@@ -1,9 +1,11 @@
 package e2e
 
 import (
+	"bufio"
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -129,6 +131,33 @@ func TestMoreCallersThanDescriptors(t *testing.T) {
 	if got := p.metrics()[`lbproxy_descriptor_shortages_total{cause="idle_caller"}`]; got == 0 {
 		t.Error("no idle caller was asked to leave, in the metrics")
 	}
+}
+
+// Idle connections to the admin API leave descriptors to calls.
+func TestIdleAdminConnectionsLeaveDescriptors(t *testing.T) {
+	onEveryEngine(t, func(t *testing.T, w *world) {
+		const limit = 200
+		w.startInstance("hello", "", 1)
+		p := w.startBinaryBy(withDescriptors(limit))
+		for i := range limit {
+			c, err := net.Dial("tcp", p.admin)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer c.Close()
+			fmt.Fprintf(c, "GET /healthz HTTP/1.1\r\nHost: lbproxy\r\n\r\n")
+			if i == 0 {
+				if _, err := http.ReadResponse(bufio.NewReader(c), nil); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		for range 20 {
+			if _, err := sayHello(within(t), p.dial(t)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	})
 }
 
 // greetAndIdle connects a caller that has no calls. The error is what it was turned away with.
