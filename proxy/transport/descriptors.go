@@ -22,12 +22,12 @@ type Descriptors struct {
 	metrics *metrics.Descriptors
 	log     *zap.Logger
 
-	mu       sync.Mutex // protects:
-	callers  int        // that callers have
-	backends int        // that endpoints have taken
-	needed   int        // by all endpoints
-	partWith func(n int) int
-	parted   time.Time // when partWith was called last
+	mu        sync.Mutex // protects:
+	callers   int        // that callers have
+	backends  int        // that endpoints have taken
+	needed    int        // by all endpoints
+	partWith  func(n int) int
+	relieving bool // relieve goes on
 }
 
 const (
@@ -35,8 +35,8 @@ const (
 	maxReserve = 128
 	// spareBackends is for endpoints to come, beside twice as many as there are.
 	spareBackends = 64
-	// partInterval is how long callers that were asked to leave have for it before others are.
-	partInterval = time.Second
+	// reliefInterval is how long callers that were asked to leave have for it before others are.
+	reliefInterval = time.Second
 )
 
 // RaiseDescriptorLimit lets the process have as many file descriptors as it may ask for. Go has done so already, but
@@ -78,8 +78,14 @@ func (d *Descriptors) maxCallers() int {
 
 func (d *Descriptors) maxBackends() int { return d.shared - max(d.callers, d.shared/3) }
 
-// OnCrowd has partWith called when callers have nearly all that they may. It asks up to n callers to leave that are
-// idle, and returns how many there are.
+// crowded says whether callers have nearly all that they may.
+func (d *Descriptors) crowded() bool {
+	most := d.maxCallers()
+	return d.callers > most-most/8
+}
+
+// OnCrowd has partWith called, now and then, while callers have nearly all that they may. It asks up to n callers to
+// leave that are idle, and returns how many there are.
 func (d *Descriptors) OnCrowd(partWith func(n int) int) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -94,16 +100,13 @@ func (d *Descriptors) admit() bool {
 	if admitted {
 		d.callers++
 	}
-	crowded := d.callers > most-most/8
+	d.startRelief()
 	d.mu.Unlock()
 	if !admitted {
 		d.metrics.Short(metrics.ShortageCaller, 1)
 		d.log.Warn("callers are turned away: they have all the file descriptors that they may take; "+
 			"raise RLIMIT_NOFILE (LimitNOFILE in a systemd unit, ulimit -n elsewhere)",
 			zap.Int("limit", d.limit), zap.Int("callers", most))
-	}
-	if crowded {
-		d.relieve()
 	}
 	return admitted
 }
@@ -115,22 +118,30 @@ func (d *Descriptors) CallerGone() {
 	d.callers--
 }
 
-// relieve parts with callers that are idle.
+// startRelief has idle callers make room, if there is need. The caller holds mu.
+func (d *Descriptors) startRelief() {
+	if d.partWith != nil && !d.relieving && d.crowded() {
+		d.relieving = true
+		go d.relieve() // ends soon
+	}
+}
+
+// relieve parts with some idle callers, and does so again and again while there is need.
 func (d *Descriptors) relieve() {
 	d.mu.Lock()
-	n, partWith := max(d.callers/16, 1), d.partWith
-	if partWith == nil || time.Since(d.parted) < partInterval {
-		d.mu.Unlock()
+	d.relieving = d.crowded()
+	again, partWith, n := d.relieving, d.partWith, max(d.callers/16, 1)
+	d.mu.Unlock()
+	if !again {
 		return
 	}
-	d.parted = time.Now()
-	d.mu.Unlock()
 	if n = partWith(n); n > 0 {
 		d.metrics.Short(metrics.ShortageIdleCaller, n)
 		d.log.Warn("idle callers are asked to connect anew when they have calls: callers have nearly all the file descriptors "+
 			"that they may take; raise RLIMIT_NOFILE (LimitNOFILE in a systemd unit, ulimit -n elsewhere)",
 			zap.Int("limit", d.limit), zap.Int("asked", n))
 	}
+	time.AfterFunc(reliefInterval, d.relieve) // comes to an end with the crowd
 }
 
 // Share is the descriptors of an endpoint. It takes as many as there are workers, or none: with a connection to some
@@ -155,29 +166,21 @@ func (d *Descriptors) Share(workers int) *Share {
 
 // Take is called before a connection is tried. If it returns nil, Return is called when there is none any more.
 func (s *Share) Take() error {
-	err, crowded := s.take()
-	if crowded {
-		s.d.relieve()
-	}
-	return err
-}
-
-func (s *Share) take() (err error, crowded bool) {
 	d := s.d
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	more := max(s.open+1, s.workers) - s.taken
 	if d.backends+more > d.maxBackends() {
 		s.setWithout(s.open == 0)
+		d.startRelief()
 		return fmt.Errorf("no file descriptor is left for it: RLIMIT_NOFILE is %d, of which all connections to backends "+
-				"get %d at most; raise it (LimitNOFILE in a systemd unit, ulimit -n elsewhere)", d.limit, d.shared-d.shared/3),
-			d.callers > d.maxCallers()
+			"get %d at most; raise it (LimitNOFILE in a systemd unit, ulimit -n elsewhere)", d.limit, d.shared-d.shared/3)
 	}
 	s.setWithout(false)
 	s.open++
 	s.taken += more
 	d.backends += more
-	return nil, false
+	return nil
 }
 
 func (s *Share) setWithout(without bool) {

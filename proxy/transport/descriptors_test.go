@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -219,31 +220,53 @@ func TestAnEndpointIsConnectedWhole(t *testing.T) {
 	}
 }
 
-// Idle callers make room before others are turned away, a few at a time, and for endpoints as well.
+// Idle callers make room, a few at a time, until there is some; for endpoints that need it as well.
 func TestIdleCallersMakeRoom(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := newDealer(t, 1000, 20)
-		var asked []int
+		var idle, asked atomic.Int64
 		d.OnCrowd(func(n int) int {
-			asked = append(asked, n)
+			if n > 100 {
+				t.Errorf("asked to part with %d at one moment", n)
+			}
+			n = min(n, int(idle.Load()))
+			for range n {
+				d.CallerGone()
+			}
+			asked.Add(int64(n))
+			idle.Add(int64(-n))
 			return n
 		})
-		callers := d.callers()
-		if len(asked) != 1 || asked[0] > callers/8 {
-			t.Fatalf("asked to part with %v at one moment, of %d callers", asked, callers)
+		pass := func() {
+			time.Sleep(time.Minute)
+			synctest.Wait()
 		}
-		time.Sleep(time.Second)
-		d.caller()
-		if len(asked) != 2 {
-			t.Errorf("asked to part with %v, want more after a second", asked)
+		most := d.callers()
+		pass()
+		if n := asked.Load(); n != 0 {
+			t.Errorf("%d callers were asked to leave, and none is idle", n)
 		}
-		time.Sleep(time.Second)
-		d.endpoints(1)
-		if len(asked) != 3 {
-			t.Errorf("asked to part with %v, want more for endpoints", asked)
+		idle.Store(int64(most))
+		pass()
+		room := int(asked.Load())
+		if room == 0 || room > most/4 {
+			t.Errorf("%d of %d callers were asked to leave, want room for some more", room, most)
 		}
-		if got := gather(t, d.reg, "lbproxy_descriptor_shortages_total"); got != float64(asked[0]+asked[1]+asked[2]+2) {
-			t.Errorf("%v shortages, want %v idle callers and two that were turned away", got, asked)
+		for range 100 {
+			d.Share(3) // what callers leave free for them grows
+		}
+		for range room {
+			d.caller()
+		}
+		pass()
+		endpoints := len(d.endpoints(1))
+		synctest.Wait()
+		more := int(asked.Load()) - room
+		if more <= 0 || endpoints < 400 {
+			t.Errorf("%d more callers were asked to leave, and there are descriptors for %d endpoints", more, endpoints)
+		}
+		if counted := gather(t, d.reg, "lbproxy_descriptor_shortages_total"); counted < float64(room+more) {
+			t.Errorf("%v shortages, and %d callers were asked to leave", counted, room+more)
 		}
 	})
 }

@@ -121,13 +121,17 @@ func TestMoreCallersThanDescriptors(t *testing.T) {
 	in.kill()
 	in.deregister()
 	other := w.startInstance("hello", "", 1)
-	awaitReady(t, p.admin, "hello", 1)
+	await(t, "connection to the other instance", func() bool {
+		all := getService(t, p.admin, "hello").Instances
+		return len(all) == 1 && all[0].Addr == other.addr && all[0].State == picker.Ready.String()
+	})
 	if addr, err := sayHello(within(t), before); err != nil || addr != other.addr {
 		t.Errorf("a call of an old caller ends with %q, %v; want %q", addr, err, other.addr)
 	}
-	if addr, err := sayHello(within(t), p.dial(t), grpc.WaitForReady(true)); err != nil || addr != other.addr {
-		t.Errorf("a call of a new caller ends with %q, %v; want %q", addr, err, other.addr)
-	}
+	await(t, "room for a new caller", func() bool {
+		_, err := sayHello(within(t), p.dial(t))
+		return err == nil
+	})
 	if got := p.metrics()[`lbproxy_descriptor_shortages_total{cause="idle_caller"}`]; got == 0 {
 		t.Error("no idle caller was asked to leave, in the metrics")
 	}
