@@ -32,6 +32,7 @@ type calm struct {
 	since    time.Time
 	glitches int // on end
 	resets   int // more than there were calls that came to their end
+	late     int // frames that may still come on streams that both sides have ended
 }
 
 // glitch notes a frame that helps nobody, and fails where there are too many on end.

@@ -158,13 +158,33 @@ func (m *memory) remember(n int) bool {
 	return true
 }
 
+// lateFrames is how many frames of a stream may cross with the END_STREAM by which we close it: a WINDOW_UPDATE and a
+// RST_STREAM. No more than maxLate are expected at a time.
+const (
+	lateFrames = 2
+	maxLate    = lateFrames * maxCrossings
+)
+
+// closedInPeace notes that both sides have ended a stream. Its peer may not know when it gives a window or cancels, and
+// that is ignored (RFC 9113, section 5.1); which stream it was for need not be remembered.
+func (c *conn) closedInPeace() { c.calm.late = min(c.calm.late+lateFrames, maxLate) }
+
+// takeLate tells whether a frame is one of those that cross with END_STREAM.
+func (c *conn) takeLate(h h2.FrameHeader) bool {
+	if c.calm.late == 0 || h.Type != h2.FrameWindowUpdate && h.Type != h2.FrameRSTStream {
+		return false
+	}
+	c.calm.late--
+	return true
+}
+
 // notOpen judges a frame on a stream that is not open.
 func (c *conn) notOpen(h h2.FrameHeader) error {
 	if c.idle(h.StreamID) {
 		return h2.ConnectionError{Code: h2.ProtocolError, Reason: h.Type.String() + " on a stream that was never opened"}
 	}
 	x := c.crossing(h.StreamID)
-	if x != nil && x.take(h) {
+	if x != nil && x.take(h) || x == nil && c.takeLate(h) {
 		return nil
 	}
 	if err := c.glitch("frames on closed streams"); err != nil || x != nil || c.side == backend {

@@ -157,6 +157,41 @@ func TestResetsBehindGoAway(t *testing.T) {
 	w.finish()
 }
 
+// So may whoever does not know yet that a stream has ended on both sides, as long as there are such streams.
+func TestFramesThatCrossTheEnd(t *testing.T) {
+	const calls, most = 500, 100
+	for _, s := range []side{caller, backend} {
+		t.Run(s.String(), func(t *testing.T) {
+			w, c, b := pair(t)
+			w.core.cfg.MaxGlitches = most
+			for range calls {
+				b.only(c.request(true), "0")
+			}
+			p := [...]*peer{caller: c, backend: b}[s]
+			p.got()
+			before := p.c.calm.glitches
+			for id := uint32(1); id < 2*calls; id += 2 {
+				p.fr.WriteWindowUpdate(id, 1)
+				p.fr.WriteRSTStream(id, http2.ErrCodeCancel)
+			}
+			p.send()
+			want(t, p)
+			if got := p.c.calm.glitches; got != before {
+				t.Errorf("%d glitches are counted, before %d", got, before)
+			}
+			n := 0
+			for ; !p.c.dead && n <= most; n++ {
+				p.fr.WriteWindowUpdate(1, 1)
+				p.send()
+			}
+			if w.ended(s, "glitches") != 1 {
+				t.Errorf("a flood of %d frames does not end the connection", n)
+			}
+			w.finish()
+		})
+	}
+}
+
 // Small messages behind an early answer, as many as the window holds.
 func TestSmallMessagesBehindAnEarlyAnswer(t *testing.T) {
 	w, c, b := pair(t)

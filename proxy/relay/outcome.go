@@ -33,7 +33,9 @@ func (st *stream) close(s side, code h2.ErrCode) {
 	if h.conn == nil {
 		return
 	}
-	if !h.done || !h.gotEnd {
+	if h.done && h.gotEnd {
+		h.conn.closedInPeace()
+	} else {
 		h.conn.reset(h.id, code, h.window())
 	}
 	h.conn.forget(st)
