@@ -118,9 +118,9 @@ func (c *core) recycle(st *stream) {
 		return
 	}
 	for i := range st.half {
-		st.half[i] = half{trailers: cleared(st.half[i].trailers)}
+		st.half[i] = half{trailers: keptFields(st.half[i].trailers)}
 	}
-	*st = stream{half: st.half, request: cleared(st.request), timer: st.timer, next: c.free}
+	*st = stream{half: st.half, request: keptFields(st.request), timer: st.timer, next: c.free}
 	c.free = st
 	c.frees++
 }
@@ -132,11 +132,16 @@ func kept(b []byte) []byte {
 	return b[:0]
 }
 
-// cleared empties fields without keeping their strings alive.
-func cleared(fields []hpack.Field) []hpack.Field {
+// keptFields are fields of a call that are kept for others, emptied.
+func keptFields(fields []hpack.Field) []hpack.Field {
 	if cap(fields) > maxKeptFields {
 		return nil
 	}
+	return cleared(fields)
+}
+
+// cleared empties fields without keeping their strings alive.
+func cleared(fields []hpack.Field) []hpack.Field {
 	clear(fields)
 	return fields[:0]
 }
