@@ -113,9 +113,6 @@ func (e *Endpoint) CallUnqueued() { e.metrics.CallUnqueued() }
 
 // reregister takes over what is registered now, and says whether that changes what can be picked.
 func (e *Endpoint) reregister(in discovery.Instance) (changed bool) {
-	if e.instance == in {
-		return false
-	}
 	if e.registeredAnew(in) {
 		e.newest = in.Registered
 		e.conn.Renew()

@@ -149,16 +149,18 @@ func (p *Pool) byVersion(all group, prev *Generation) map[string]group {
 	return groups
 }
 
-// onlyVersion is the version of all members; false if they are of several, or none.
+// onlyVersion is the version of all instances; false if they are of several, or there is none.
 func (p *Pool) onlyVersion() (version string, alike bool) {
-	for i, e := range p.order {
-		if i == 0 {
-			version = e.instance.Version
-		} else if e.instance.Version != version {
+	if len(p.instances) == 0 {
+		return "", false
+	}
+	version = p.instances[0].Version
+	for _, in := range p.instances[1:] {
+		if in.Version != version {
 			return "", false
 		}
 	}
-	return version, len(p.order) > 0
+	return version, true
 }
 
 func (p *Pool) membersByVersion(prev *Generation) map[string][]*Endpoint {

@@ -35,6 +35,7 @@ type Pool struct {
 	revision   int64
 	poisoned   []discovery.Poisoned
 	order      []*Endpoint          // members, sorted by address
+	instances  []discovery.Instance // of the last snapshot: what each member is registered as
 	endpoints  map[string]*Endpoint // members and those still leaving, by address
 }
 
@@ -87,21 +88,23 @@ func (p *Pool) Update(s discovery.Snapshot) {
 	}
 }
 
-// reconcile makes the pool's members those of instances, and says whether that changes what can be picked. Both are
-// sorted, so that it takes one walk along them.
+// reconcile makes the pool's members those of a snapshot, and says whether that changes what can be picked. It takes one
+// walk along the last snapshot and this one, as both are sorted, and looks at no endpoint that stays as it is.
 func (p *Pool) reconcile(instances []discovery.Instance) (joined, gone []*Endpoint, changed bool) {
-	before := p.order
-	p.order = make([]*Endpoint, 0, len(instances))
+	before, was := p.order, p.instances
+	p.order, p.instances = make([]*Endpoint, 0, len(instances)), instances
 	counts := make(refsSlab, max(0, len(instances)-len(before)))
 	for _, in := range instances {
-		for len(before) > 0 && before[0].addr < in.Addr {
+		for len(was) > 0 && was[0].Addr < in.Addr {
 			gone = append(gone, before[0])
-			before = before[1:]
+			before, was = before[1:], was[1:]
 		}
-		if len(before) > 0 && before[0].addr == in.Addr {
-			changed = before[0].reregister(in) || changed
+		if len(was) > 0 && was[0].Addr == in.Addr {
+			if was[0] != in {
+				changed = before[0].reregister(in) || changed
+			}
 			p.order = append(p.order, before[0])
-			before = before[1:]
+			before, was = before[1:], was[1:]
 			continue
 		}
 		e := p.revive(in)
