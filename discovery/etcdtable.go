@@ -17,6 +17,7 @@ type table struct {
 	keep    time.Duration // how long the good value of an entry outlives its being poisoned
 	entries map[string]entry
 	faulty  map[string]struct{} // keys of entries that are poisoned now
+	keys    map[string][]string // of entries, by their address
 
 	sorted  []Instance          // what instances returned last; never modified
 	touched map[string]struct{} // addresses of which sorted may be wrong by now
@@ -44,7 +45,7 @@ type fault struct {
 func newTable(service, prefix string, keep time.Duration) *table {
 	return &table{
 		service: service, prefix: prefix, keep: keep,
-		entries: map[string]entry{}, faulty: map[string]struct{}{},
+		entries: map[string]entry{}, faulty: map[string]struct{}{}, keys: map[string][]string{},
 		sorted: []Instance{}, touched: map[string]struct{}{},
 	}
 }
@@ -66,16 +67,21 @@ func (t *table) delete(key string, revision int64) {
 }
 
 func (t *table) remove(key string) {
-	t.touch(t.entries[key])
+	if _, ok := t.entries[key]; !ok {
+		return
+	}
 	delete(t.entries, key)
 	delete(t.faulty, key)
-}
-
-func (t *table) touch(e entry) {
-	if e.instance.Addr != "" {
-		t.touched[e.instance.Addr] = struct{}{}
+	addr := addrOf(key)
+	t.touched[addr] = struct{}{}
+	t.keys[addr] = slices.DeleteFunc(t.keys[addr], func(k string) bool { return k == key })
+	if len(t.keys[addr]) == 0 {
+		delete(t.keys, addr)
 	}
 }
+
+// addrOf is the address that an instance would have that is registered as key.
+func addrOf(key string) string { return key[strings.LastIndexByte(key, '/')+1:] }
 
 // replace makes the table hold what a list has found and nothing else.
 func (t *table) replace(kvs []*mvccpb.KeyValue, now time.Time) []fault {
@@ -133,9 +139,11 @@ func (t *table) set(key string, kv *mvccpb.KeyValue, now time.Time) *fault {
 		}
 		f.kept = e.usable(now)
 	}
+	if _, ok := t.entries[key]; !ok {
+		t.keys[addrOf(key)] = append(t.keys[addrOf(key)], key)
+	}
 	t.entries[key] = e
-	t.touch(old)
-	t.touch(e)
+	t.touched[addrOf(key)] = struct{}{}
 	if e.fault != nil {
 		t.faulty[key] = struct{}{}
 	} else {
@@ -152,8 +160,8 @@ func (t *table) set(key string, kv *mvccpb.KeyValue, now time.Time) *fault {
 func (t *table) instances(now time.Time) ([]Instance, time.Time) {
 	var next time.Time
 	for key := range t.faulty {
+		t.touched[addrOf(key)] = struct{}{} // what is kept of it runs out without another event
 		e := t.entries[key]
-		t.touch(e) // what is kept of it runs out without another event
 		if e.usable(now) && (next.IsZero() || e.until.Before(next)) {
 			next = e.until
 		}
@@ -162,9 +170,11 @@ func (t *table) instances(now time.Time) ([]Instance, time.Time) {
 		return t.sorted, next
 	}
 	var changed []Instance
-	for _, e := range t.entries {
-		if _, ok := t.touched[e.instance.Addr]; ok && e.usable(now) {
-			changed = append(changed, e.instance)
+	for addr := range t.touched {
+		for _, key := range t.keys[addr] {
+			if e := t.entries[key]; e.usable(now) {
+				changed = append(changed, e.instance)
+			}
 		}
 	}
 	t.sorted = splice(t.sorted, slices.Sorted(maps.Keys(t.touched)), sortUnique(changed))

@@ -196,7 +196,7 @@ func TestTableFollowsEveryChange(t *testing.T) {
 	now, revision := time.Unix(1000, 0), int64(0)
 	values := []string{`{}`, `{"weight":2}`, `{"weight":3}`, `{`}
 	key := func() string { // of one address there are keys with and without versions
-		return []string{"", "1/", "2/"}[random.IntN(3)] + fmt.Sprintf("h%d:1", random.IntN(8))
+		return []string{"", "1/", "2/", "1/2/"}[random.IntN(4)] + fmt.Sprintf("h%d:1", random.IntN(8))
 	}
 	write := func() *mvccpb.KeyValue {
 		k := key()
@@ -249,6 +249,9 @@ func TestTableFollowsEveryChange(t *testing.T) {
 		}
 		if n := len(tb.poisoned()); n != poisoned {
 			t.Fatalf("%d poisoned entries, want %d", n, poisoned)
+		}
+		if n := len(slices.Concat(slices.Collect(maps.Values(tb.keys))...)); n != len(tb.entries) {
+			t.Fatalf("%d keys by address, want %d", n, len(tb.entries))
 		}
 		if !slices.Equal(last, lastWas) {
 			t.Fatalf("an earlier snapshot has become\n%+v, it was\n%+v", last, lastWas)
