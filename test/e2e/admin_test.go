@@ -348,7 +348,7 @@ func TestSeriesVanish(t *testing.T) {
 			}
 			return n
 		}
-		await(t, "series of the endpoint", func() bool { return with(in.addr) == 5 }) // calls, in flight, weight, ready, waiting
+		await(t, "series of the endpoint", func() bool { return with(in.addr) == 6 }) // calls, their seconds, in flight, weight, ready, waiting
 		in.deregister()
 		await(t, "end of the endpoint's series", func() bool { return with(in.addr) == 0 })
 		await(t, "end of the service's series", func() bool { return with(`service="hello"`) == 0 })
@@ -358,6 +358,6 @@ func TestSeriesVanish(t *testing.T) {
 
 		again := w.startInstance("hello", "", 1)
 		greet(t, cc, 1)
-		await(t, "series of the next endpoint", func() bool { return with(again.addr) == 5 })
+		await(t, "series of the next endpoint", func() bool { return with(again.addr) == 6 })
 	})
 }
