@@ -35,6 +35,8 @@ const (
 	maxReserve = 128
 	// spareBackends is for endpoints to come, beside twice as many as there are.
 	spareBackends = 64
+	// maxRoom is for how many callers to come those that are idle make room.
+	maxRoom = 128
 	// reliefInterval is how long callers that were asked to leave have for it before others are.
 	reliefInterval = time.Second
 )
@@ -78,10 +80,10 @@ func (d *Descriptors) maxCallers() int {
 
 func (d *Descriptors) maxBackends() int { return d.shared - max(d.callers, d.shared/3) }
 
-// crowded says whether callers have nearly all that they may.
-func (d *Descriptors) crowded() bool {
+// crowd is how many callers there are more than leave some room.
+func (d *Descriptors) crowd() int {
 	most := d.maxCallers()
-	return d.callers > most-most/8
+	return d.callers - (most - min(most/8, maxRoom))
 }
 
 // OnCrowd has partWith called, now and then, while callers have nearly all that they may. It asks up to n callers to
@@ -120,7 +122,7 @@ func (d *Descriptors) CallerGone() {
 
 // startRelief has idle callers make room, if there is need. The caller holds mu.
 func (d *Descriptors) startRelief() {
-	if d.partWith != nil && !d.relieving && d.crowded() {
+	if d.partWith != nil && !d.relieving && d.crowd() > 0 {
 		d.relieving = true
 		go d.relieve() // ends soon
 	}
@@ -129,10 +131,10 @@ func (d *Descriptors) startRelief() {
 // relieve parts with some idle callers, and does so again and again while there is need.
 func (d *Descriptors) relieve() {
 	d.mu.Lock()
-	d.relieving = d.crowded()
-	again, partWith, n := d.relieving, d.partWith, max(d.callers/16, 1)
+	n, partWith := d.crowd(), d.partWith
+	d.relieving = n > 0
 	d.mu.Unlock()
-	if !again {
+	if n <= 0 {
 		return
 	}
 	if n = partWith(n); n > 0 {

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/net/http2"
 	"google.golang.org/grpc"
 
+	"github.com/lbproxy/lbproxy/configs"
 	"github.com/lbproxy/lbproxy/internal/etcdtest"
 	"github.com/lbproxy/lbproxy/picker"
 
@@ -91,50 +92,56 @@ func TestMoreEndpointsThanDescriptors(t *testing.T) {
 	})
 }
 
-// Idle callers leave descriptors to backends, and room for callers that have calls.
+// Idle callers leave descriptors to backends and etcd, and on the relay room for callers that have calls.
 func TestMoreCallersThanDescriptors(t *testing.T) {
-	t.Parallel()
-	w := newWorld(t, engines[0])
-	const callers, limit = 1000, 256
-	in := w.startInstance("hello", "", 1)
-	p := w.startBinaryBy(withDescriptors(limit))
-	before := p.dial(t)
-	if _, err := sayHello(within(t), before); err != nil {
-		t.Fatal(err)
-	}
-	turnedAway := 0
-	for range callers {
-		if _, err := greetAndIdle(t, p.calls); err != nil {
-			if !strings.Contains(err.Error(), "RLIMIT_NOFILE") {
-				t.Fatal(err)
-			}
-			turnedAway++
+	onEveryEngine(t, func(t *testing.T, w *world) {
+		const callers, limit = 1000, 256
+		in := w.startInstance("hello", "", 1)
+		toEtcd := etcdtest.Forward(t, w.etcd)
+		w.etcd = toEtcd.Endpoint()
+		p := w.startBinaryBy(withDescriptors(limit))
+		before := p.dial(t)
+		if _, err := sayHello(within(t), before); err != nil {
+			t.Fatal(err)
 		}
-	}
-	if turnedAway < callers-limit || turnedAway > callers-limit/4 {
-		t.Errorf("%d of %d callers are turned away", turnedAway, callers)
-	}
-	if got := p.metrics()[`lbproxy_descriptor_shortages_total{cause="caller"}`]; got != float64(turnedAway) {
-		t.Errorf("%v callers are turned away in the metrics, want %d", got, turnedAway)
-	}
+		turnedAway := 0
+		for range callers {
+			if err := greetAndIdle(t, p.calls); err != nil {
+				if turnedAway++; w.engine.name == configs.EngineRelay && !strings.Contains(err.Error(), "RLIMIT_NOFILE") {
+					t.Fatalf("a caller is turned away with %v", err)
+				}
+			}
+		}
+		if turnedAway < callers-limit || turnedAway > callers-limit/4 {
+			t.Errorf("%d of %d callers are turned away", turnedAway, callers)
+		}
+		if got := p.metrics()[`lbproxy_descriptor_shortages_total{cause="caller"}`]; got != float64(turnedAway) {
+			t.Errorf("%v callers are turned away in the metrics, want %d", got, turnedAway)
+		}
 
-	in.kill()
-	in.deregister()
-	other := w.startInstance("hello", "", 1)
-	await(t, "connection to the other instance", func() bool {
-		all := getService(t, p.admin, "hello").Instances
-		return len(all) == 1 && all[0].Addr == other.addr && all[0].State == picker.Ready.String()
+		toEtcd.Cut()
+		toEtcd.Resume()
+		in.kill()
+		in.deregister()
+		other := w.startInstance("hello", "", 1)
+		await(t, "connection to the other instance", func() bool {
+			all := getService(t, p.admin, "hello").Instances
+			return len(all) == 1 && all[0].Addr == other.addr && all[0].State == picker.Ready.String()
+		})
+		if addr, err := sayHello(within(t), before); err != nil || addr != other.addr {
+			t.Errorf("a call of an old caller ends with %q, %v; want %q", addr, err, other.addr)
+		}
+		if w.engine.name != configs.EngineRelay {
+			return
+		}
+		await(t, "room for a new caller", func() bool {
+			_, err := sayHello(within(t), p.dial(t))
+			return err == nil
+		})
+		if got := p.metrics()[`lbproxy_descriptor_shortages_total{cause="idle_caller"}`]; got == 0 {
+			t.Error("no idle caller was asked to leave, in the metrics")
+		}
 	})
-	if addr, err := sayHello(within(t), before); err != nil || addr != other.addr {
-		t.Errorf("a call of an old caller ends with %q, %v; want %q", addr, err, other.addr)
-	}
-	await(t, "room for a new caller", func() bool {
-		_, err := sayHello(within(t), p.dial(t))
-		return err == nil
-	})
-	if got := p.metrics()[`lbproxy_descriptor_shortages_total{cause="idle_caller"}`]; got == 0 {
-		t.Error("no idle caller was asked to leave, in the metrics")
-	}
 }
 
 // Idle connections to the admin API leave descriptors to calls.
@@ -165,7 +172,7 @@ func TestIdleAdminConnectionsLeaveDescriptors(t *testing.T) {
 }
 
 // greetAndIdle connects a caller that has no calls. The error is what it was turned away with.
-func greetAndIdle(t *testing.T, addr string) (net.Conn, error) {
+func greetAndIdle(t *testing.T, addr string) error {
 	t.Helper()
 	c, err := net.Dial("tcp", addr)
 	if err != nil {
@@ -178,14 +185,14 @@ func greetAndIdle(t *testing.T, addr string) (net.Conn, error) {
 	for {
 		f, err := fr.ReadFrame()
 		if err != nil {
-			return nil, err
+			return err
 		}
 		switch f := f.(type) {
 		case *http2.GoAwayFrame:
-			return nil, fmt.Errorf("GOAWAY %v: %s", f.ErrCode, f.DebugData())
+			return fmt.Errorf("GOAWAY %v: %s", f.ErrCode, f.DebugData())
 		case *http2.SettingsFrame:
 			if f.IsAck() {
-				return c, nil
+				return nil
 			}
 		}
 	}
