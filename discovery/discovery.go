@@ -70,4 +70,5 @@ type Reporter interface {
 type Standing struct {
 	Confirmed time.Time // when the registry last confirmed it; zero if it never has
 	Err       error     // why the registry cannot confirm it now, as far as is known; nil if nothing is wrong
+	Note      string    // what else is to be known of how it is confirmed; may be empty
 }

@@ -145,8 +145,8 @@ func TestEtcdTokenExpires(t *testing.T) {
 	}
 	put("/first/10.0.0.3:1001")
 	first.await("10.0.0.1:1001=1 10.0.0.3:1001=1")
-	if got := s.value(t, "lbproxy_discovery_relists_total/watch_error"); got != 1 {
-		t.Errorf("%v relists because of a watch's error, want 1: for the token that had expired", got)
+	if got := s.value(t, "lbproxy_discovery_resumes_total/watch_error"); got != 1 {
+		t.Errorf("%v watches went on after an error, want 1: for the token that had expired", got)
 	}
 }
 

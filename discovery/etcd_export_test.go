@@ -8,8 +8,8 @@ import (
 
 // EtcdLimits are what a test changes of a source's limits; zero leaves one as it is.
 type EtcdLimits struct {
-	Progress, Answer, Audit, KeepPoisoned time.Duration
-	Page                                  int64
+	Progress, Answer, MuteAsk, Audit, ResumedAudit, Spread, KeepPoisoned time.Duration
+	Page                                                                 int64
 }
 
 // Limit changes the limits. It comes before the first Run.
@@ -20,7 +20,10 @@ func (e *Etcd) Limit(l EtcdLimits) {
 	}{
 		{&e.limits.progress, l.Progress},
 		{&e.limits.answer, l.Answer},
+		{&e.limits.muteAsk, l.MuteAsk},
 		{&e.limits.audit, l.Audit},
+		{&e.limits.resumedAudit, l.ResumedAudit},
+		{&e.limits.spread, l.Spread},
 		{&e.limits.keepPoisoned, l.KeepPoisoned},
 	} {
 		if d.from != 0 {

@@ -87,6 +87,7 @@ func (w *world) round(seed int64) {
 		// A value that is kept depends on what was seen before, which a read cannot tell.
 		KeepPoisoned: 1,
 		Page:         3,
+		Spread:       50 * time.Millisecond, ResumedAudit: 200 * time.Millisecond, MuteAsk: time.Second,
 	})
 	w.followers = map[string]*follower{}
 	for _, service := range modelServices {

@@ -13,6 +13,7 @@ import (
 )
 
 const (
+	stillLostLine = "instances still cannot be confirmed"
 	lostLine      = "instances cannot be confirmed; the last known ones stay"
 	confirmedLine = "instances are confirmed again"
 )
@@ -45,6 +46,14 @@ func (s *source) wantLogged(t *testing.T, want map[string]int) {
 			t.Errorf("%q was logged %d times, want %d", line, got, n)
 		}
 	}
+}
+
+// awaitUnconfirmed waits until etcd can confirm nothing that is known.
+func (s *source) awaitUnconfirmed(t *testing.T, services float64) {
+	t.Helper()
+	eventually(t, "services that etcd cannot confirm", func() bool {
+		return s.value(t, "lbproxy_discovery_unconfirmed_services") == services
+	})
 }
 
 func TestEtcdCompactedWhileDisconnected(t *testing.T) {
@@ -91,12 +100,11 @@ func TestEtcdRestarted(t *testing.T) {
 	f.await("10.0.0.1:1001=1")
 
 	server.Stop()
-	eventually(t, "lists that fail", func() bool {
-		return s.value(t, "lbproxy_discovery_relists_total/list_error") >= 2
+	s.awaitUnconfirmed(t, 1)
+	eventually(t, "the reason", func() bool {
+		return strings.Contains(fmt.Sprint(s.Standing("user").Err), "connection refused")
 	})
-	if got := s.value(t, "lbproxy_discovery_staleness_seconds"); got < 1 {
-		t.Errorf("staleness is %v s while etcd is away, want more than it takes to notice", got)
-	}
+	eventually(t, "staleness", func() bool { return s.value(t, "lbproxy_discovery_staleness_seconds") > 1 })
 	s.wantLogged(t, map[string]int{lostLine: 1, confirmedLine: 0})
 	if err := server.Restart(); err != nil {
 		t.Fatal(err)
@@ -106,6 +114,18 @@ func TestEtcdRestarted(t *testing.T) {
 	e.put("/user/10.0.0.2:1001", `{}`)
 	f.await("10.0.0.1:1001=1 10.0.0.2:1001=1")
 	s.wantLogged(t, map[string]int{lostLine: 1, confirmedLine: 1})
+	if got := s.relists(t); got != 1 {
+		t.Errorf("%v lists, want none but the first", got)
+	}
+}
+
+// relists is how many lists there have been.
+func (s *source) relists(t *testing.T) (n float64) {
+	t.Helper()
+	for _, cause := range []string{"start", "compaction", "audit", "restored", "list_error"} {
+		n += s.value(t, "lbproxy_discovery_relists_total/"+cause)
+	}
+	return n
 }
 
 func TestEtcdComesLater(t *testing.T) {
@@ -159,10 +179,7 @@ func TestEtcdLosesItsLeader(t *testing.T) {
 	// Without a majority there is no leader, and no answer that could be trusted.
 	second := cluster.Leader()
 	cluster.Members[second].Stop()
-	failed := s.value(t, "lbproxy_discovery_relists_total/list_error")
-	eventually(t, "lists that fail", func() bool {
-		return s.value(t, "lbproxy_discovery_relists_total/list_error") > failed
-	})
+	s.awaitUnconfirmed(t, 1)
 	if err := cluster.Members[second].Restart(); err != nil {
 		t.Fatal(err)
 	}
@@ -185,15 +202,13 @@ func TestEtcdConnectionStalls(t *testing.T) {
 
 	forwarder.Stall()
 	e.put("/user/10.0.0.2:1001", `{}`)
-	eventually(t, "lists that fail", func() bool {
-		return s.value(t, "lbproxy_discovery_relists_total/list_error") >= 1
-	})
-	if got := s.value(t, "lbproxy_discovery_relists_total/silence"); got != 1 {
-		t.Errorf("%v relists because of silence, want 1", got)
-	}
+	s.awaitUnconfirmed(t, 1)
 	f.wantSnapshots("10.0.0.1:1001=1")
 	forwarder.Resume()
 	f.await("10.0.0.1:1001=1 10.0.0.2:1001=1")
+	if got := s.relists(t); got != 1 {
+		t.Errorf("%v lists, want none but the first", got)
+	}
 }
 
 // The connection is well, etcd answers lists, and the stream that the watches ride on still has events for one
@@ -230,11 +245,14 @@ func TestEtcdStreamGoesSilent(t *testing.T) {
 			return brief(all[len(all)-1].Instances) == want
 		})
 	}
-	relists := func() float64 { return s.value(t, "lbproxy_discovery_relists_total/silence") }
-	eventually(t, "both services to be listed again", func() bool { return relists() >= 2 })
+	resumes := func() float64 { return s.value(t, "lbproxy_discovery_resumes_total/silence") }
+	eventually(t, "both services to be watched anew", func() bool { return resumes() >= 2 })
 	lively.await(fmt.Sprintf("10.0.0.9:1001=%d", weight))
-	if got := relists(); got != 2 {
-		t.Errorf("%v relists because of silence, want 2: one of each service", got)
+	if got := resumes(); got != 2 {
+		t.Errorf("%v watches went on because of silence, want 2: one of each service", got)
+	}
+	if got := s.relists(t); got != 2 {
+		t.Errorf("%v lists, want none but the first of each service", got)
 	}
 }
 
@@ -256,7 +274,7 @@ func TestEtcdAuditFindsALostEvent(t *testing.T) {
 	})
 	f := s.follow(t, "user")
 	f.await("10.0.0.1:1001=1")
-	audits := func() float64 { return s.value(t, "lbproxy_discovery_relists_total/audit") }
+	audits := func() float64 { return s.value(t, "lbproxy_discovery_audits_total") }
 	eventually(t, "an audit", func() bool { return audits() >= 1 })
 	if got := s.value(t, "lbproxy_discovery_diverged_total"); got != 0 {
 		t.Errorf("%v audits differ where nothing was lost, want 0", got)

@@ -363,8 +363,8 @@ func TestEtcdQuietRegistry(t *testing.T) {
 		defer mu.Unlock()
 		return answers >= 8
 	})
-	if got := s.value(t, "lbproxy_discovery_relists_total/silence"); got != 0 {
-		t.Errorf("%v relists because of silence, want 0", got)
+	if got := s.value(t, "lbproxy_discovery_resumes_total/silence"); got != 0 {
+		t.Errorf("%v watches given up because of silence, want 0", got)
 	}
 	if got := proxy.Streams(); got != 1 {
 		t.Errorf("21 watches opened %d streams, want 1", got)

@@ -16,10 +16,8 @@ import (
 	"go.uber.org/zap/zapcore"
 	"golang.org/x/sync/singleflight"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/backoff"
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/connectivity"
-	"google.golang.org/grpc/status"
+
+	"github.com/lbproxy/lbproxy/internal/logsample"
 )
 
 // EtcdConfig says how to reach etcd and where in it instances are registered.
@@ -45,24 +43,24 @@ const (
 	// grpc-go pings no more often than every 10 s; etcd allows every 5 s.
 	etcdKeepAliveTime    = 10 * time.Second
 	etcdKeepAliveTimeout = 3 * time.Second
-	reconnectFirst       = 100 * time.Millisecond
-	reconnectMax         = 2 * time.Second
 )
 
 // An EtcdClient is the process's one client of etcd. Making one does not need etcd to be there: the
 // connection, and the log-in where there is a user, are made when first needed and again for as long as they fail.
 type EtcdClient struct {
 	// Immutable:
-	cfg  clientv3.Config
-	root string // as in servicePrefix
-	ctx  context.Context
-	end  context.CancelFunc
+	cfg       clientv3.Config
+	endpoints string // as configured
+	root      string // as in servicePrefix
+	ctx       context.Context
+	end       context.CancelFunc
 
 	login singleflight.Group
 
 	mu     sync.Mutex // protects:
 	client *clientv3.Client
 	closed bool
+	moves  int // how often it has left an etcd member for another
 }
 
 // NewEtcdClient reads the files that cfg names and fails if it cannot use them.
@@ -75,7 +73,7 @@ func NewEtcdClient(cfg EtcdConfig, log *zap.Logger) (*EtcdClient, error) {
 		return nil, fmt.Errorf("etcd: root %q does not begin with a slash; use %q", cfg.Root, "/"+root)
 	}
 	c := clientv3.Config{
-		Endpoints:            cfg.Endpoints,
+		Endpoints:            shuffled(cfg.Endpoints),
 		DialTimeout:          cfg.DialTimeout,
 		DialKeepAliveTime:    etcdKeepAliveTime,
 		DialKeepAliveTimeout: etcdKeepAliveTimeout,
@@ -85,17 +83,7 @@ func NewEtcdClient(cfg EtcdConfig, log *zap.Logger) (*EtcdClient, error) {
 	if c.DialTimeout == 0 {
 		c.DialTimeout = defaultDialTimeout
 	}
-	c.DialOptions = []grpc.DialOption{
-		// By default gRPC comes to wait two minutes between attempts to connect: so long would etcd's return go
-		// unnoticed.
-		grpc.WithConnectParams(grpc.ConnectParams{
-			Backoff: backoff.Config{
-				BaseDelay: reconnectFirst, MaxDelay: reconnectMax, Multiplier: 2, Jitter: 0.2,
-			},
-			MinConnectTimeout: c.DialTimeout,
-		}),
-		grpc.WithChainUnaryInterceptor(explain),
-	}
+	c.DialOptions = connectionOptions(c.DialTimeout)
 	if cfg.Username != "" {
 		password, err := os.ReadFile(cfg.PasswordFile)
 		if err != nil {
@@ -118,30 +106,14 @@ func NewEtcdClient(cfg EtcdConfig, log *zap.Logger) (*EtcdClient, error) {
 		}
 	}
 	ctx, end := context.WithCancel(context.Background())
-	c.Context = ctx
-	return &EtcdClient{cfg: c, root: root, ctx: ctx, end: end}, nil
+	c.Context = atOnce(ctx) // for the log-in: whoever needs it tries again
+	return &EtcdClient{cfg: c, endpoints: strings.Join(cfg.Endpoints, ","), root: root, ctx: ctx, end: end}, nil
 }
 
 // quiet: the client retries on its own, several times a second, and logs each failure; what comes of it is
 // ours to log.
 func quiet(log *zap.Logger) *zap.Logger {
-	return log.WithOptions(zap.IncreaseLevel(zapcore.ErrorLevel), zap.WrapCore(func(c zapcore.Core) zapcore.Core {
-		return zapcore.NewSamplerWithOptions(c, time.Minute, 1, 0)
-	}))
-}
-
-// explain saves why there is no connection. A request waits for one until its time is up, and that is all that
-// the client would then tell.
-func explain(
-	ctx context.Context, method string, req, reply any, conn *grpc.ClientConn, next grpc.UnaryInvoker,
-	opts ...grpc.CallOption,
-) error {
-	err := next(ctx, method, req, reply, conn, opts...)
-	if s := status.Convert(err); s.Code() == codes.DeadlineExceeded && conn.GetState() != connectivity.Ready {
-		// Not a status, or the client would put the context's error in its place.
-		return fmt.Errorf("no connection: %s", strings.TrimPrefix(s.Message(), "latest balancer error: "))
-	}
-	return err
+	return log.WithOptions(zap.IncreaseLevel(zapcore.ErrorLevel), logsample.First(1, time.Minute))
 }
 
 func (t *TLSConfig) load() (*tls.Config, error) {
@@ -171,7 +143,7 @@ func (t *TLSConfig) load() (*tls.Config, error) {
 }
 
 // Endpoints are the addresses of etcd, for messages.
-func (c *EtcdClient) Endpoints() string { return strings.Join(c.cfg.Endpoints, ",") }
+func (c *EtcdClient) Endpoints() string { return c.endpoints }
 
 // requestTimeout bounds one request, as configured.
 func (c *EtcdClient) requestTimeout() time.Duration { return c.cfg.DialTimeout }

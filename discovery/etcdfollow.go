@@ -3,13 +3,14 @@ package discovery
 import (
 	"context"
 	"errors"
-	"fmt"
 	"math/rand/v2"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -18,13 +19,10 @@ import (
 	"github.com/lbproxy/lbproxy/metrics"
 )
 
-// errDiverged is why a watch is given up whose state is not the registry's.
-var errDiverged = errors.New("audit found the watched state different from the registry")
-
 const (
-	relistFirst  = 100 * time.Millisecond
-	relistMax    = 5 * time.Second
-	relistJitter = 0.2
+	retryFirst = 100 * time.Millisecond
+	retryMax   = 5 * time.Second
+	jitter     = 0.2
 
 	// Publishing takes a large service's followers some time. After each snapshot there is a rest of a multiple
 	// of what it took, so that a storm of events, as when leases expire by the thousand, leaves time for calls.
@@ -45,96 +43,141 @@ type follower struct {
 	trouble   atomic.Pointer[error]     // why it cannot now; nil if it can
 
 	// Owned by run:
-	table     *table
-	revision  int64 // of the table
+	table    *table
+	revision int64              // of the table
+	header   *pb.ResponseHeader // of etcd's, the latest that has been compared with the table
+	listing  *listing           // what is to be listed before the next watch; nil if nothing is
+	asOf     time.Time          // when the table was last known to change, or the watch to be lost
+	verified int64              // a revision at which etcd held just what the table still holds; 0 for none
+	behind   time.Time          // since when etcd has news that the watch has not told; zero if it has none
+
 	published *Snapshot
 	changed   bool        // the table may differ from published
 	rested    time.Time   // when the next snapshot may be published
 	wake      *time.Timer // for a snapshot that is due later
+	quiet     *time.Timer // for a watch that has told nothing for some time
+	audits    *time.Timer
 
 	retry  *backoff.ExponentialBackOff
-	worked bool      // the last watch did
-	down   time.Time // since when the state has not been confirmed, as far as was logged; zero if it is
+	worked bool // the last watch did
 }
 
 func newFollower(e *Etcd, service string, m *metrics.Watch, publish func(Snapshot)) *follower {
 	prefix := servicePrefix(e.client.root, service)
-	wake := time.NewTimer(0)
-	wake.Stop()
 	return &follower{
 		e: e, prefix: prefix, metrics: m, publish: publish,
 		log:   e.log.With(zap.String("service", service)),
 		table: newTable(service, prefix, e.limits.keepPoisoned),
-		wake:  wake,
+		wake:  stoppedTimer(), quiet: stoppedTimer(), audits: stoppedTimer(),
 		retry: &backoff.ExponentialBackOff{
-			InitialInterval: relistFirst, MaxInterval: relistMax, Multiplier: 2, RandomizationFactor: relistJitter,
+			InitialInterval: retryFirst, MaxInterval: retryMax, Multiplier: 2, RandomizationFactor: jitter,
 		},
 	}
 }
 
+func stoppedTimer() *time.Timer {
+	t := time.NewTimer(time.Hour)
+	t.Stop()
+	return t
+}
+
 func (f *follower) run(ctx context.Context) error {
-	cause := metrics.RelistStart
+	f.relist(metrics.DiscoveryStart, 0)
+	f.audits.Reset(f.auditAfter())
+	defer func() {
+		for _, t := range []*time.Timer{f.wake, f.quiet, f.audits} {
+			t.Stop()
+		}
+	}()
 	for {
-		f.metrics.Relisted(cause)
 		err := f.list(ctx)
 		if err == nil {
-			if cause == metrics.RelistListError {
-				f.recovered()
-			}
 			err = f.watch(ctx)
-			cause = relistCause(err)
-		} else {
-			cause = metrics.RelistListError
 		}
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
+		cause := f.causeOf(err)
+		switch cause {
+		case metrics.DiscoveryCompaction, metrics.DiscoveryAudit, metrics.DiscoveryRestored:
+			// Others have the same reason at the same time.
+			f.relist(cause, time.Duration(rand.Int64N(int64(f.e.limits.spread))))
+		case metrics.DiscoveryWatchError, metrics.DiscoverySilence:
+			f.metrics.Resumed(cause)
+		}
 		f.lost(cause, err)
-		if err := f.pause(ctx); err != nil {
+		if err := f.pause(ctx, err); err != nil {
 			return err
 		}
 	}
 }
 
-func relistCause(err error) metrics.RelistCause {
+func (f *follower) causeOf(err error) metrics.DiscoveryCause {
 	switch {
+	case f.listing != nil:
+		return metrics.DiscoveryListError
 	case errors.Is(err, rpctypes.ErrCompacted):
-		return metrics.RelistCompaction
+		return metrics.DiscoveryCompaction
 	case errors.Is(err, errSilent):
-		return metrics.RelistSilence
+		return metrics.DiscoverySilence
 	case errors.Is(err, errDiverged):
-		return metrics.RelistAudit
+		return metrics.DiscoveryAudit
+	case errors.Is(err, errRestored):
+		return metrics.DiscoveryRestored
 	default:
-		return metrics.RelistWatchError
+		return metrics.DiscoveryWatchError
 	}
 }
 
-// pause waits before the next list: not at all after a watch that worked.
-func (f *follower) pause(ctx context.Context) error {
+// pause waits before the next attempt: not at all after a watch that worked, and where there was no connection, no
+// longer than until there is one.
+func (f *follower) pause(ctx context.Context, err error) error {
 	if f.worked {
 		f.worked = false
 		f.retry.Reset()
 		return nil
 	}
+	wait := f.retry.NextBackOff()
+	if _, ok := errors.AsType[*noConnectionError](err); ok {
+		f.e.client.awaitConnection(ctx, wait)
+	} else {
+		sleep(ctx, wait)
+	}
+	return context.Cause(ctx)
+}
+
+func sleep(ctx context.Context, d time.Duration) {
 	select {
-	case <-time.After(f.retry.NextBackOff()):
-		return nil
+	case <-time.After(d):
 	case <-ctx.Done():
-		return context.Cause(ctx)
 	}
 }
 
+// relist has the entries listed anew, after a time.
+func (f *follower) relist(cause metrics.DiscoveryCause, after time.Duration) {
+	f.listing = &listing{prefix: f.prefix, cause: cause, due: time.Now().Add(after)}
+}
+
+// list lists the entries where that is to be done, or goes on with it.
 func (f *follower) list(ctx context.Context) error {
-	kvs, revision, err := f.e.list(ctx, f.prefix, 0)
-	if err != nil {
+	l := f.listing
+	if l == nil {
+		return nil
+	}
+	sleep(ctx, time.Until(l.due))
+	f.metrics.Relisted(l.cause)
+	if err := f.e.list(ctx, l); err != nil {
+		l.cause = metrics.DiscoveryListError
 		return err
 	}
-	for _, fault := range f.table.replace(kvs, time.Now()) {
+	for _, fault := range f.table.replace(l.kvs, time.Now()) {
 		f.report(&fault)
 	}
 	// Set even if it is lower: then etcd was restored from a backup.
-	f.revision = revision
-	f.confirm()
+	f.revision, f.header = l.revision, l.header
+	f.listing, f.verified, f.behind = nil, 0, time.Time{}
+	f.asOf = time.Now()
+	f.confirm(f.asOf)
 	f.refresh()
 	return nil
 }
@@ -147,44 +190,61 @@ func (f *follower) watch(ctx context.Context) error {
 	}
 	defer f.e.leave(s)
 	ctx, cancel := s.context(ctx)
+	var opening sync.WaitGroup
+	defer opening.Wait()
 	defer cancel()
-	// The watchdog guards the watch's creation, too, for which Watch waits.
-	silence := f.e.limits.progress + f.e.limits.answer
-	watchdog := time.AfterFunc(silence, func() { f.e.abandon(s) })
-	defer watchdog.Stop()
-	audit := time.NewTimer(f.auditAfter())
-	defer audit.Stop()
 	defer f.settle()
 
 	// From the table's own revision, whose events it knows how to ignore, rather than the one after: etcd tells
 	// no progress to a watch (nor to others on its stream) that starts at a revision that has yet to come.
-	responses := s.watcher.Watch(ctx, f.prefix,
-		clientv3.WithPrefix(), clientv3.WithRev(f.revision), clientv3.WithProgressNotify())
+	opened := make(chan clientv3.WatchChan, 1)
+	revision := f.revision
+	opening.Go(func() { // ends with ctx at the latest
+		opened <- s.watcher.Watch(ctx, f.prefix,
+			clientv3.WithPrefix(), clientv3.WithRev(revision), clientv3.WithProgressNotify())
+	})
+	var responses clientv3.WatchChan
+	began := time.Now()
+	f.verifySoon()
 	for {
 		select {
+		case responses = <-opened:
+			opened = nil
+			s.waiting.Store(true)
+			began = time.Now()
+			f.verifySoon()
 		case r, ok := <-responses:
 			if ctx.Err() != nil {
 				return context.Cause(ctx)
 			}
 			if err := watchErr(r, ok); err != nil {
-				if !errors.Is(err, rpctypes.ErrCompacted) {
-					f.e.retire(s) // for all one knows it is the stream's fault, such as its token's having expired
-				}
+				f.asOf = s.lost()
+				f.e.blame(s, err)
 				return err
 			}
-			watchdog.Reset(silence)
 			f.hear(s, r)
 		case <-f.wake.C:
 			f.refresh()
-		case <-audit.C:
+		case <-f.quiet.C:
+			if err := f.verify(ctx, s, began); err != nil {
+				return err
+			}
+		case <-f.audits.C:
 			if err := f.audit(ctx); err != nil {
 				return err
 			}
-			watchdog.Reset(silence) // responses that came during the audit have waited
-			audit.Reset(f.auditAfter())
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}
+	}
+}
+
+// verifySoon has the table verified at once if that is due, and otherwise when the watch has been quiet.
+func (f *follower) verifySoon() {
+	if f.trouble.Load() != nil {
+		f.quiet.Reset(0)
+	} else {
+		f.quiet.Reset(f.e.limits.silence())
 	}
 }
 
@@ -195,11 +255,25 @@ func watchErr(r clientv3.WatchResponse, ok bool) error {
 	return r.Err()
 }
 
+// blame draws the consequences from a watch's having failed.
+func (e *Etcd) blame(s *watchStream, err error) {
+	if errors.Is(err, rpctypes.ErrCompacted) {
+		return
+	}
+	e.retire(s) // for all one knows it is the stream's fault, such as its token's having expired
+	if unanswered(err) {
+		e.client.moveOn(s.moved)
+	}
+}
+
 func (f *follower) hear(s *watchStream, r clientv3.WatchResponse) {
+	f.behind = time.Time{}
+	f.quiet.Reset(f.e.limits.silence())
 	if r.IsProgressNotify() {
 		s.noteProgress()
+		f.e.contact.setMute(false, f.e.limits)
+		f.e.delivers()
 		f.reached(r.Header.Revision)
-		f.works()
 		return
 	}
 	now := time.Now()
@@ -207,10 +281,10 @@ func (f *follower) hear(s *watchStream, r clientv3.WatchResponse) {
 		f.apply(event, now)
 	}
 	if n := len(r.Events); n > 0 {
+		f.verified = 0
 		// Not the response's revision: it is ahead of the events while the watch is catching up.
 		if last := r.Events[n-1].Kv.ModRevision; last > f.revision {
 			f.reached(last)
-			f.works()
 		}
 	}
 	if now.Before(f.rested) {
@@ -221,31 +295,12 @@ func (f *follower) hear(s *watchStream, r clientv3.WatchResponse) {
 	f.refresh()
 }
 
-// works notes that the watch tells news, not just what the list knew.
-func (f *follower) works() {
-	f.worked = true
-	f.recovered()
-}
-
+// reached notes that the watch has told what happened up to a revision.
 func (f *follower) reached(revision int64) {
+	f.worked = true
 	f.revision = max(f.revision, revision)
-	f.confirm()
-}
-
-// confirm notes that etcd has just confirmed the table.
-func (f *follower) confirm() {
-	f.confirmed.Store(new(time.Now()))
-	f.metrics.Confirmed(f.revision)
-}
-
-func (f *follower) standing() (s Standing) {
-	if at := f.confirmed.Load(); at != nil {
-		s.Confirmed = *at
-	}
-	if err := f.trouble.Load(); err != nil {
-		s.Err = *err
-	}
-	return s
+	f.asOf = time.Now()
+	f.confirm(f.asOf)
 }
 
 func (f *follower) apply(event *clientv3.Event, now time.Time) {
@@ -293,55 +348,31 @@ func (f *follower) settle() {
 	}
 }
 
-// audit compares the table with the registry at the table's own revision, so that neither is ahead.
-func (f *follower) audit(ctx context.Context) error {
-	f.metrics.Relisted(metrics.RelistAudit)
-	kvs, _, err := f.e.list(ctx, f.prefix, f.revision)
-	switch {
-	case errors.Is(err, rpctypes.ErrFutureRev): // etcd was restored from a backup
-	case err != nil:
-		// Compacted, or etcd is busy: whether the watch is well is for the watchdog to say.
-		f.log.Debug("audit could not read the registry", zap.Int64("revision", f.revision), zap.Error(err))
-		return nil
-	case f.table.equals(kvs):
-		return nil
+// confirm notes that etcd has confirmed the table at a time.
+func (f *follower) confirm(at time.Time) {
+	f.confirmed.Store(&at)
+	f.metrics.Confirmed(max(f.revision, f.verified))
+	if f.trouble.Swap(nil) != nil {
+		f.e.contact.regain(f)
 	}
-	f.metrics.Diverged()
-	return fmt.Errorf("%w at revision %d", errDiverged, f.revision)
 }
 
-// auditAfter varies, so that services that started together are not audited together.
-func (f *follower) auditAfter() time.Duration {
-	return time.Duration(float64(f.e.limits.audit) * (1 - relistJitter + 2*relistJitter*rand.Float64()))
-}
-
-// lost logs that the state can no longer be confirmed. What follows until it can is the same trouble.
-func (f *follower) lost(cause metrics.RelistCause, err error) {
+// lost notes that the table can no longer be confirmed.
+func (f *follower) lost(cause metrics.DiscoveryCause, err error) {
 	f.trouble.Store(&err)
-	level := f.log.Debug
-	if f.down.IsZero() {
-		f.down = time.Now()
-		level = f.log.Warn
-	}
-	level("instances cannot be confirmed; the last known ones stay", zap.String("cause", string(cause)),
-		zap.Int64("revision", f.revision), zap.Int("instances", f.known()), zap.Error(err))
+	f.metrics.Lost()
+	f.e.contact.lose(f, cause, err)
 }
 
-func (f *follower) recovered() {
-	f.trouble.Store(nil)
-	if f.down.IsZero() {
-		return
+func (f *follower) standing() (s Standing) {
+	if at := f.confirmed.Load(); at != nil {
+		s.Confirmed = *at
 	}
-	f.log.Info("instances are confirmed again", zap.Duration("after", time.Since(f.down)),
-		zap.Int64("revision", f.revision), zap.Int("instances", f.known()))
-	f.down = time.Time{}
-}
-
-func (f *follower) known() int {
-	if f.published == nil {
-		return 0
+	if err := f.trouble.Load(); err != nil {
+		s.Err = *err
 	}
-	return len(f.published.Instances)
+	s.Note = f.e.contact.note()
+	return s
 }
 
 func (f *follower) report(fault *fault) {

@@ -8,13 +8,17 @@ import (
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 )
 
-// errSilent is why a stream is given up whose server neither sends nor answers.
-var errSilent = errors.New("etcd has gone silent")
+// errSilent is why a stream is given up that does not tell what has happened.
+var errSilent = errors.New("etcd's watch does not tell what has happened")
 
 // A watchStream is one stream of watches from etcd, which the watches of many services ride on: etcd's answer
-// to a request for progress goes to all of a stream's watches, so it is asked once for all of them.
+// to a request for progress goes to all of a stream's watches, so it is asked once for all of them. It lives as long
+// as its connection.
 type watchStream struct {
 	// Immutable:
 	watcher clientv3.Watcher
@@ -22,8 +26,12 @@ type watchStream struct {
 	ctx     context.Context
 	end     context.CancelCauseFunc
 	asker   sync.WaitGroup
+	moved   int // of the client, when the stream was made; see EtcdClient.moveOn
 
-	progressed atomic.Pointer[time.Time] // when etcd last told its progress
+	opened   atomic.Pointer[time.Time] // when etcd took it; nil before
+	answered atomic.Pointer[time.Time] // when etcd last told its progress; nil if it never has
+	broken   atomic.Pointer[time.Time] // when it ended by itself; nil while it has not
+	waiting  atomic.Bool               // somebody rides who has not heard of progress
 
 	riders int // Etcd.mu protects it
 }
@@ -34,10 +42,11 @@ func (e *Etcd) board(ctx context.Context) (*watchStream, error) {
 	if err != nil {
 		return nil, err
 	}
+	moved := e.client.moved()
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.stream == nil {
-		e.stream = newWatchStream(client, e.limits)
+		e.stream = newWatchStream(client, e.limits, moved)
 	}
 	e.stream.riders++
 	return e.stream, nil
@@ -69,15 +78,20 @@ func (e *Etcd) retire(s *watchStream) {
 // abandon ends s for everybody who rides it: while only some left, the client would keep a dead stream alive
 // for the others.
 func (e *Etcd) abandon(s *watchStream) {
-	e.retire(s)
+	e.mu.Lock()
+	if e.stream == s {
+		e.stream = nil
+		e.abandoned++
+	}
+	e.mu.Unlock()
 	s.end(errSilent)
 }
 
-func newWatchStream(client *clientv3.Client, limits etcdLimits) *watchStream {
+func newWatchStream(client *clientv3.Client, limits etcdLimits, moved int) *watchStream {
+	s := &watchStream{watcher: clientv3.NewWatcher(client), limits: limits, moved: moved}
 	// A watcher of its own is a stream of its own, provided that all its contexts carry the same metadata.
-	ctx, end := context.WithCancelCause(clientv3.WithRequireLeader(context.Background()))
-	s := &watchStream{watcher: clientv3.NewWatcher(client), limits: limits, ctx: ctx, end: end}
-	s.noteProgress()
+	ctx := context.WithValue(context.Background(), streamKey{}, s)
+	s.ctx, s.end = context.WithCancelCause(clientv3.WithRequireLeader(ctx))
 	s.asker.Go(s.askForProgress) // ends with ctx, see close
 	return s
 }
@@ -99,13 +113,9 @@ func (s *watchStream) context(ctx context.Context) (context.Context, context.Can
 	}
 }
 
-func (s *watchStream) noteProgress() {
-	now := time.Now()
-	s.progressed.Store(&now)
-}
-
-// askForProgress asks again until etcd answers, because it keeps quiet while one of the stream's watches has
-// yet to catch up.
+// askForProgress asks when a watch has begun, and then every limits.progress. It asks again until etcd answers, because
+// it keeps quiet while one of the stream's watches has yet to catch up; but after a while no more often than that,
+// because others never answer.
 func (s *watchStream) askForProgress() {
 	tick := time.NewTicker(s.limits.answer / 5)
 	defer tick.Stop()
@@ -115,12 +125,78 @@ func (s *watchStream) askForProgress() {
 		case <-s.ctx.Done():
 			return
 		}
-		if time.Since(*s.progressed.Load()) < s.limits.progress {
+		if !s.progressIsDue() {
 			continue
 		}
-		// Blocks while the client is busy reconnecting. Its error is not news: the watches get it, or silence.
+		// Blocks while there is no connection. Its error is not news: the watches get it, or silence.
 		ctx, cancel := context.WithTimeout(s.ctx, s.limits.answer)
 		_ = s.watcher.RequestProgress(ctx)
 		cancel()
+		if s.mute() {
+			tick.Reset(s.limits.muteAsk)
+		} else {
+			tick.Reset(s.limits.answer / 5)
+		}
 	}
+}
+
+func (s *watchStream) progressIsDue() bool {
+	if s.opened.Load() == nil {
+		return false
+	}
+	at := s.answered.Load()
+	return s.waiting.Load() || at == nil || time.Since(*at) >= s.limits.progress
+}
+
+func (s *watchStream) noteProgress() {
+	s.waiting.Store(false)
+	s.answered.Store(new(time.Now()))
+}
+
+// lost is when the stream was, the same for all its watches; for those that were lost alone it is now.
+func (s *watchStream) lost() time.Time {
+	if at := s.broken.Load(); at != nil {
+		return *at
+	}
+	return time.Now()
+}
+
+// mute says that etcd has had its time and has never told its progress on this stream.
+func (s *watchStream) mute() bool {
+	opened := s.opened.Load()
+	return s.answered.Load() == nil && opened != nil && time.Since(*opened) >= s.limits.silence()
+}
+
+type streamKey struct{}
+
+// reportEnd has the client end our streams when they break, rather than open others in their place: on those it would
+// watch on from the revision after the last that it has seen, which in a quiet registry has yet to come, and while a
+// stream has a watch that starts in the future, etcd tells none of its watches its progress.
+func reportEnd(
+	ctx context.Context, desc *grpc.StreamDesc, conn *grpc.ClientConn, method string, next grpc.Streamer,
+	opts ...grpc.CallOption,
+) (grpc.ClientStream, error) {
+	stream, err := next(ctx, desc, conn, method, opts...)
+	s, ours := ctx.Value(streamKey{}).(*watchStream)
+	if err != nil || !ours {
+		return stream, err
+	}
+	s.opened.Store(new(time.Now()))
+	return reportingStream{stream, s}, nil
+}
+
+type reportingStream struct {
+	grpc.ClientStream
+	of *watchStream
+}
+
+func (s reportingStream) RecvMsg(m any) error {
+	err := s.ClientStream.RecvMsg(m)
+	if err != nil {
+		s.of.broken.Store(new(time.Now()))
+	}
+	if code := status.Code(err); code == codes.Unavailable || code == codes.Internal {
+		return status.Error(codes.Aborted, explanation(status.Convert(err).Message()))
+	}
+	return err
 }

@@ -105,17 +105,13 @@ func (t *table) replace(kvs []*mvccpb.KeyValue, now time.Time) []fault {
 	return faults
 }
 
-// equals reports whether the table holds what a list of the table's own revision has found.
-func (t *table) equals(kvs []*mvccpb.KeyValue) bool {
-	if len(kvs) != len(t.entries) {
-		return false
+// digest is what the table comes to.
+func (t *table) digest() digest {
+	d := digest{count: int64(len(t.entries))}
+	for _, e := range t.entries {
+		d.newest = max(d.newest, e.modRevision)
 	}
-	for _, kv := range kvs {
-		if t.entries[string(kv.Key)].modRevision != kv.ModRevision {
-			return false
-		}
-	}
-	return true
+	return d
 }
 
 func (t *table) set(key string, kv *mvccpb.KeyValue, now time.Time) *fault {

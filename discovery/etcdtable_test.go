@@ -166,24 +166,31 @@ func faultText(f *fault) string {
 	return s
 }
 
-func TestTableEquals(t *testing.T) {
+// What an audit compares is another after every change of the registry.
+func TestTableDigest(t *testing.T) {
 	tb := newTable("user", "/user/", time.Minute)
 	same := []*mvccpb.KeyValue{kv("a:1", `{}`, 1, 1), kv("b:1", `{`, 2, 2)}
 	tb.replace(same, time.Time{})
+	now := tb.digest()
+	if want := (digest{count: 2, newest: 2}); now != want {
+		t.Errorf("digest is %+v, want %+v: poisoned entries count", now, want)
+	}
 	for _, tc := range []struct {
 		name string
 		list []*mvccpb.KeyValue
-		want bool
 	}{
-		{"the same, poisoned entries included", same, true},
-		{"one missing", same[:1], false},
-		{"one more", append(same[:2:2], kv("c:1", `{}`, 3, 3)), false},
-		{"one changed", []*mvccpb.KeyValue{kv("a:1", `{}`, 1, 3), same[1]}, false},
-		{"one replaced", []*mvccpb.KeyValue{same[0], kv("c:1", `{}`, 2, 2)}, false},
+		{"a deletion of the newest", same[:1]},
+		{"a deletion of another", same[1:]},
+		{"a put", append(same[:2:2], kv("c:1", `{}`, 3, 3))},
+		{"a change", []*mvccpb.KeyValue{kv("a:1", `{}`, 1, 3), same[1]}},
+		{"a deletion and a put", []*mvccpb.KeyValue{same[0], kv("c:1", `{}`, 4, 4)}},
+		{"a deletion and the same put again", []*mvccpb.KeyValue{kv("a:1", `{}`, 4, 4), same[1]}},
 	} {
-		if got := tb.equals(tc.list); got != tc.want {
-			t.Errorf("%s: equals is %t, want %t", tc.name, got, tc.want)
+		tb.replace(tc.list, time.Time{})
+		if got := tb.digest(); got == now {
+			t.Errorf("%s leaves the digest as it was, %+v", tc.name, got)
 		}
+		tb.replace(same, time.Time{})
 	}
 }
 

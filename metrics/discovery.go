@@ -8,23 +8,26 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// RelistCause is why a service's instances were listed again.
-type RelistCause string
+// DiscoveryCause is why a service's watch ended, or its instances are listed.
+type DiscoveryCause string
 
-// The causes.
+// The causes. After the last two, another watch goes on where the one before was.
 const (
-	RelistStart      RelistCause = "start"
-	RelistCompaction RelistCause = "compaction"
-	RelistWatchError RelistCause = "watch_error"
-	RelistSilence    RelistCause = "silence"
-	RelistAudit      RelistCause = "audit"
-	RelistListError  RelistCause = "list_error"
+	DiscoveryStart      DiscoveryCause = "start"
+	DiscoveryCompaction DiscoveryCause = "compaction"
+	DiscoveryAudit      DiscoveryCause = "audit"
+	DiscoveryRestored   DiscoveryCause = "restored"
+	DiscoveryListError  DiscoveryCause = "list_error"
+	DiscoveryWatchError DiscoveryCause = "watch_error"
+	DiscoverySilence    DiscoveryCause = "silence"
 )
 
 type discoveryFamilies struct {
 	instances  *prometheus.GaugeVec
 	unusable   *prometheus.GaugeVec
 	relists    *prometheus.CounterVec
+	resumes    *prometheus.CounterVec
+	audits     prometheus.Counter
 	poisoned   prometheus.Counter
 	mismatched prometheus.Counter
 	diverged   prometheus.Counter
@@ -46,6 +49,14 @@ func newDiscoveryFamilies() discoveryFamilies {
 			Name: "lbproxy_discovery_relists_total",
 			Help: "Full lists of a service's instances, by what made them necessary.",
 		}, []string{"cause"}),
+		resumes: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "lbproxy_discovery_resumes_total",
+			Help: "Watches of a service's instances that went on where one before had been lost, by what ended that.",
+		}, []string{"cause"}),
+		audits: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "lbproxy_discovery_audits_total",
+			Help: "Comparisons of the watched state with the registry, by count and newest revision.",
+		}),
 		poisoned: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "lbproxy_discovery_poisoned_total",
 			Help: "Registry entries that could not be used and were skipped, once per revision of each.",
@@ -71,7 +82,7 @@ func newDiscoveryFamilies() discoveryFamilies {
 
 func (f *discoveryFamilies) register(reg prometheus.Registerer, w *watches) {
 	f.fileLoaded.Set(1)
-	reg.MustRegister(f.instances, f.unusable, f.relists, f.poisoned, f.mismatched, f.diverged, f.fileErrors, f.fileLoaded,
+	reg.MustRegister(f.instances, f.unusable, f.relists, f.resumes, f.audits, f.poisoned, f.mismatched, f.diverged, f.fileErrors, f.fileLoaded,
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "lbproxy_discovery_revision",
 			Help: "Newest registry revision the proxy knows to be reflected in its pools.",
@@ -80,6 +91,10 @@ func (f *discoveryFamilies) register(reg prometheus.Registerer, w *watches) {
 			Name: "lbproxy_discovery_staleness_seconds",
 			Help: "Time since the registry last confirmed what the proxy knows, for the service where that is longest ago.",
 		}, w.staleness),
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "lbproxy_discovery_unconfirmed_services",
+			Help: "Services of which the registry cannot confirm now what the proxy knows; calls go on to the instances known last.",
+		}, w.unconfirmed),
 	)
 }
 
@@ -99,6 +114,7 @@ type Watch struct {
 
 	hasInstances atomic.Bool
 	hasPoisoned  atomic.Bool
+	lost         atomic.Bool
 	confirmedRev atomic.Int64
 	confirmedAt  atomic.Pointer[time.Time]
 }
@@ -113,9 +129,20 @@ func (m *Metrics) Watch(service string) *Watch {
 }
 
 // Relisted counts a full list.
-func (w *Watch) Relisted(cause RelistCause) {
+func (w *Watch) Relisted(cause DiscoveryCause) {
 	w.m.discoveryCounts.relists.WithLabelValues(string(cause)).Inc()
 }
+
+// Resumed counts a watch that goes on where one before was.
+func (w *Watch) Resumed(cause DiscoveryCause) {
+	w.m.discoveryCounts.resumes.WithLabelValues(string(cause)).Inc()
+}
+
+// Audited counts a comparison with the registry.
+func (w *Watch) Audited() { w.m.discoveryCounts.audits.Inc() }
+
+// Lost notes that the registry cannot confirm the known state, until Confirmed.
+func (w *Watch) Lost() { w.lost.Store(true) }
 
 // Poisoned counts a registry entry that could not be used.
 func (w *Watch) Poisoned() { w.m.discoveryCounts.poisoned.Inc() }
@@ -131,6 +158,7 @@ func (w *Watch) Confirmed(revision int64) {
 	now := time.Now()
 	w.confirmedAt.Store(&now)
 	w.confirmedRev.Store(revision)
+	w.lost.Store(false)
 }
 
 // SetInstances publishes how many instances are registered. A service that never had one gets no series:
@@ -195,4 +223,15 @@ func (ws *watches) staleness() float64 {
 		longest = max(longest, time.Since(*w.confirmedAt.Load()))
 	}
 	return seconds(longest)
+}
+
+func (ws *watches) unconfirmed() (n float64) {
+	ws.mu.Lock()
+	defer ws.mu.Unlock()
+	for w := range ws.all {
+		if w.lost.Load() {
+			n++
+		}
+	}
+	return n
 }

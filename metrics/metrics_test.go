@@ -24,7 +24,7 @@ func everySeries(m *metrics.Metrics) (*metrics.Service, *metrics.Endpoint, *metr
 	w.SetInstances(1)
 	w.SetPoisoned(1)
 	w.Confirmed(7)
-	w.Relisted(metrics.RelistStart)
+	w.Relisted(metrics.DiscoveryStart)
 	s.CallFailed("no_route")
 	m.ConfigReloaded(1)
 	return s, e, w

@@ -197,8 +197,9 @@ func (d *Directory) Close() {
 	d.releasing.Wait()
 }
 
-// Unsynced names a listed service of which nothing is known yet, sorted first; empty if there is none.
-func (d *Directory) Unsynced() string {
+// Unsynced names a listed service of which nothing is known yet, sorted first, and says why, as far as that is known;
+// the name is empty if there is none.
+func (d *Directory) Unsynced() (string, error) {
 	var unsynced []string
 	for name, s := range *d.services.Load() {
 		if s.listed.Load() && !s.pool.Current().Synced {
@@ -206,7 +207,8 @@ func (d *Directory) Unsynced() string {
 		}
 	}
 	if len(unsynced) == 0 {
-		return ""
+		return "", nil
 	}
-	return slices.Min(unsynced)
+	name := slices.Min(unsynced)
+	return name, d.standing(name).Err
 }

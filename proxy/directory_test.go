@@ -102,11 +102,11 @@ func TestOnDemandServicesAreBounded(t *testing.T) {
 func TestTheConfigurationListsServices(t *testing.T) {
 	b := newBench(t)
 	b.services.Configure(map[string]proxy.ServiceConfig{"one": {Policy: picker.Random}, "two": {Policy: picker.Random}})
-	if got := b.services.Unsynced(); got != "one" {
+	if got, _ := b.services.Unsynced(); got != "one" {
 		t.Errorf("unsynced = %q, want one", got)
 	}
 	b.source.publish("one")
-	if got := b.services.Unsynced(); got != "two" {
+	if got, _ := b.services.Unsynced(); got != "two" {
 		t.Errorf("unsynced = %q, want two", got)
 	}
 	b.services.Configure(map[string]proxy.ServiceConfig{"two": {Policy: picker.LeastRequest, WaitTimeout: time.Hour}})

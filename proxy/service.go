@@ -161,6 +161,7 @@ type RegistryStatus struct {
 	Registry      RegistryState `json:"registry"`
 	Confirmed     *float64      `json:"confirmed,omitempty"`      // seconds since the registry last confirmed it
 	RegistryError string        `json:"registry_error,omitempty"` // why the registry cannot confirm it now
+	RegistryNote  string        `json:"registry_note,omitempty"`  // what else is to be known of how it does
 }
 
 // RegistryState is what the registry says of a service.
@@ -213,7 +214,7 @@ func (d *Directory) status(s *service) ServiceStatus {
 }
 
 func registryStatus(g *picker.Generation, standing discovery.Standing) RegistryStatus {
-	r := RegistryStatus{Registry: RegistryFilled}
+	r := RegistryStatus{Registry: RegistryFilled, RegistryNote: standing.Note}
 	switch {
 	case !g.Synced:
 		r.Registry = RegistryUnsynced

@@ -21,7 +21,7 @@ func TestReadmeNamesEverything(t *testing.T) {
 		{"reason", "../proxy/status.go", regexp.MustCompile(`Reason = "(\w+)"`), 9},
 		{"policy", "../picker/picker.go", regexp.MustCompile(`= "(\w+)"\n`), 4},
 		{"key", "../configs/config.go", regexp.MustCompile("`yaml:\"(\\w+)"), 25},
-		{"cause of relists", "../metrics/discovery.go", regexp.MustCompile(`RelistCause = "(\w+)"`), 6},
+		{"cause of relists", "../metrics/discovery.go", regexp.MustCompile(`DiscoveryCause = "(\w+)"`), 7},
 		{"cause of ended connections", "../metrics/relay.go", regexp.MustCompile(`Cause = "(\w+)"`), 14},
 		{"rejection", "../metrics/relay.go", regexp.MustCompile(`Rejection = "(\w+)"`), 4},
 		{"command", "../cmd/lbproxy/*.go", regexp.MustCompile(`Use: +"(\w+)`), 6},

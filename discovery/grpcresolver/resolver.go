@@ -54,8 +54,8 @@ func (b *builder) Build(target resolver.Target, cc resolver.ClientConn, _ resolv
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	r.cancel = cancel
-	r.running.Go(func() { r.run(ctx, b.source) })                       // ends when Close cancels ctx
-	r.running.Go(func() { r.complainIfLate(ctx, b.firstSnapshotWait) }) // ends then or before
+	r.running.Go(func() { r.run(ctx, b.source) })                                 // ends when Close cancels ctx
+	r.running.Go(func() { r.complainIfLate(ctx, b.source, b.firstSnapshotWait) }) // ends then or before
 	return r, nil
 }
 
@@ -90,16 +90,26 @@ func (r *follower) run(ctx context.Context, source discovery.Source) {
 	}
 }
 
-func (r *follower) complainIfLate(ctx context.Context, wait time.Duration) {
+func (r *follower) complainIfLate(ctx context.Context, source discovery.Source, wait time.Duration) {
 	select {
 	case <-r.heard:
 	case <-ctx.Done():
 	case <-time.After(wait):
 		r.opening.Do(func() {
-			r.cc.ReportError(fmt.Errorf("service %q: nothing has been heard from the service registry yet; "+
-				"is it running, and reachable from here?", r.service))
+			r.cc.ReportError(fmt.Errorf("service %q: nothing has been heard from the service registry yet%s; "+
+				"is it running, and reachable from here?", r.service, whyNot(source, r.service)))
 		})
 	}
+}
+
+// whyNot is why a registry has not answered yet, as far as the source can tell.
+func whyNot(source discovery.Source, service string) string {
+	if s, ok := source.(discovery.Reporter); ok {
+		if err := s.Standing(service).Err; err != nil {
+			return ": " + err.Error()
+		}
+	}
+	return ""
 }
 
 func (r *follower) publish(s discovery.Snapshot) {

@@ -18,10 +18,15 @@ func (a *App) Ready() error {
 	if unmet := a.unmet.Load(); unmet != nil {
 		return *unmet
 	}
-	if name := a.services.Unsynced(); name != "" {
+	name, err := a.services.Unsynced()
+	switch {
+	case name == "":
+		return nil
+	case err == nil:
 		return fmt.Errorf("nothing is known of service %q yet", name)
+	default:
+		return fmt.Errorf("nothing is known of service %q yet: %w", name, err)
 	}
-	return nil
 }
 
 func (a *App) redactedConfig() any { return a.config.Load().Redacted() }

@@ -10,13 +10,13 @@ import (
 // A Forwarder passes TCP connections on to a target until told not to.
 type Forwarder struct {
 	listener net.Listener
-	target   string
 	wg       sync.WaitGroup
 
-	mu    sync.Mutex    // protects:
-	open  chan struct{} // closed while bytes may pass
-	cut   bool
-	conns map[net.Conn]struct{}
+	mu     sync.Mutex // protects:
+	target string
+	open   chan struct{} // closed while bytes may pass
+	cut    bool
+	conns  map[net.Conn]struct{}
 }
 
 // Forward starts a forwarder to target, a host:port.
@@ -39,6 +39,20 @@ func Forward(t testing.TB, target string) *Forwarder {
 
 // Endpoint is the host:port that stands for the target.
 func (f *Forwarder) Endpoint() string { return f.listener.Addr().String() }
+
+// Redirect has connections that come go to another target.
+func (f *Forwarder) Redirect(target string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.target = target
+}
+
+// Conns is how many connections are forwarded now.
+func (f *Forwarder) Conns() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return len(f.conns) / 2 // they have two ends
+}
 
 // Stall stops passing bytes and closes nothing: to both ends, the other has gone silent.
 func (f *Forwarder) Stall() {
@@ -99,7 +113,10 @@ func (f *Forwarder) serve(client net.Conn) {
 		return
 	}
 	defer f.drop(client)
-	server, err := net.Dial("tcp", f.target)
+	f.mu.Lock()
+	target := f.target
+	f.mu.Unlock()
+	server, err := net.Dial("tcp", target)
 	if err != nil {
 		return
 	}

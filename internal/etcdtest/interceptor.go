@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"sync"
 	"testing"
 
@@ -22,8 +23,11 @@ import (
 // WatchResponse is etcd's answer as it goes over the wire.
 type WatchResponse = pb.WatchResponse
 
+// RangeRequest is what a client reads, as it goes over the wire.
+type RangeRequest = pb.RangeRequest
+
 // An Interceptor passes gRPC calls on to etcd and lets a test see and withhold what etcd answers to watches:
-// the connection is well, the watch is not.
+// the connection is well, the watch is not. It lets a test see and hold up what is read, too.
 type Interceptor struct {
 	endpoint string
 	etcd     *grpc.ClientConn
@@ -31,7 +35,12 @@ type Interceptor struct {
 	mu      sync.Mutex // protects:
 	streams int
 	pass    func(stream int, r *WatchResponse) bool
+	ranges  []*RangeRequest
+	hold    func(ctx context.Context, r *RangeRequest)
 }
+
+// Everything passes all responses.
+func Everything(int, *WatchResponse) bool { return true }
 
 // Intercept starts an interceptor before target, a host:port. Pass is asked, one response at a time, whether
 // a response to a watch may go on; streams count from 0, in the order in which they were opened.
@@ -68,6 +77,35 @@ func (i *Interceptor) Streams() int {
 	return i.streams
 }
 
+// Ranges are the requests to read so far.
+func (i *Interceptor) Ranges() []*RangeRequest {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return slices.Clone(i.ranges)
+}
+
+// Hold has hold called before each request to read goes on, from many goroutines. Ctx is the caller's.
+func (i *Interceptor) Hold(hold func(ctx context.Context, r *RangeRequest)) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.hold = hold
+}
+
+func (i *Interceptor) sees(ctx context.Context, m []byte) error {
+	var r RangeRequest
+	if err := proto.Unmarshal(m, &r); err != nil {
+		return err
+	}
+	i.mu.Lock()
+	i.ranges = append(i.ranges, &r)
+	hold := i.hold
+	i.mu.Unlock()
+	if hold != nil {
+		hold(ctx, &r)
+	}
+	return nil
+}
+
 func (i *Interceptor) relay(_ any, caller grpc.ServerStream) error {
 	method, _ := grpc.MethodFromServerStream(caller)
 	md, _ := metadata.FromIncomingContext(caller.Context())
@@ -78,7 +116,11 @@ func (i *Interceptor) relay(_ any, caller grpc.ServerStream) error {
 	if err != nil {
 		return err
 	}
-	go ask(etcd, caller) // ends when the caller's stream does, at the latest when this function returns
+	see := func(context.Context, []byte) error { return nil }
+	if method == pb.KV_Range_FullMethodName {
+		see = i.sees
+	}
+	go ask(etcd, caller, see) // ends when the caller's stream does, at the latest when this function returns
 	may := func([]byte) (bool, error) { return true, nil }
 	if method == pb.Watch_Watch_FullMethodName {
 		may = i.watch()
@@ -88,10 +130,10 @@ func (i *Interceptor) relay(_ any, caller grpc.ServerStream) error {
 	return err
 }
 
-func ask(etcd grpc.ClientStream, caller grpc.ServerStream) {
+func ask(etcd grpc.ClientStream, caller grpc.ServerStream, see func(context.Context, []byte) error) {
 	for {
 		var m []byte
-		if caller.RecvMsg(&m) != nil {
+		if caller.RecvMsg(&m) != nil || see(caller.Context(), m) != nil {
 			etcd.CloseSend()
 			return
 		}
