@@ -13,10 +13,11 @@ COPY . .
 ARG VERSION=devel
 ARG TARGETOS
 ARG TARGETARCH
-# Static, as the image has no C library; without the tables for debuggers, which neither panics nor profiles need.
+# Static, as the image has no C library; without the tables for debuggers, which neither panics nor profiles need, and
+# without grpc-go's tracing, which nothing shows and which brings a templating engine: 16 MB in place of 27.
 RUN --mount=type=cache,target=/go/pkg/mod --mount=type=cache,target=/root/.cache/go-build \
     CGO_ENABLED=0 GOOS=$TARGETOS GOARCH=$TARGETARCH \
-    go build -trimpath -ldflags "-s -w -X main.version=$VERSION" -o /out/lbproxy ./cmd/lbproxy
+    go build -trimpath -tags grpcnotrace -ldflags "-s -w -X main.version=$VERSION" -o /out/lbproxy ./cmd/lbproxy
 
 FROM scratch
 # For TLS to an etcd whose certificate is of a public authority.
