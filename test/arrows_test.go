@@ -57,7 +57,7 @@ var arrows = map[string][]string{
 	"internal/embedetcd": {},
 	"internal/etcdtest":  {"internal/embedetcd"},
 	"cmd/lbproxy-dev": {
-		"internal/app", "internal/embedetcd", "internal/terminal", "configs", "discovery", "discovery/grpcresolver", "proxy", "picker", "metrics",
+		"internal/app", "internal/embedetcd", "internal/terminal", "internal/portowner", "configs", "discovery", "discovery/grpcresolver", "proxy", "picker", "metrics",
 		"internal/flagfault",
 	},
 	"bench":    {},

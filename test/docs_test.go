@@ -2,8 +2,10 @@ package test
 
 import (
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -46,6 +48,39 @@ func TestReadmeNamesEverything(t *testing.T) {
 			if !regexp.MustCompile(`\b` + name + `\b`).MatchString(readme) {
 				t.Errorf("README.md does not name the %s %s", named.what, name)
 			}
+		}
+	}
+}
+
+// Nothing that the README has people build, or run, shows in git status.
+func TestGitIgnoresWhatTheReadmeBuilds(t *testing.T) {
+	ignored := strings.Fields(read(t, "../.gitignore"))
+	made := []string{"default.etcd/"} // what etcd writes into
+	for _, m := range regexp.MustCompile(`go build .*?(?:-o (\w+) |\./cmd/(\w+))`).FindAllStringSubmatch(read(t, "../README.md"), -1) {
+		made = append(made, m[1]+m[2])
+	}
+	if len(made) < 4 {
+		t.Errorf("found only %v", made)
+	}
+	for _, name := range made {
+		if !slices.Contains(ignored, "/"+name) {
+			t.Errorf(".gitignore does not name /%s", name)
+		}
+	}
+}
+
+func TestReadmeProgramsBuild(t *testing.T) {
+	programs := regexp.MustCompile("(?s)```go\n(package main\n.*?)```").FindAllStringSubmatch(read(t, "../README.md"), -1)
+	if len(programs) == 0 {
+		t.Fatal("found none")
+	}
+	for _, program := range programs {
+		file := filepath.Join(t.TempDir(), "main.go")
+		if err := os.WriteFile(file, []byte(program[1]), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if out, err := exec.Command("go", "vet", file).CombinedOutput(); err != nil {
+			t.Errorf("%v\n%s", err, out)
 		}
 	}
 }

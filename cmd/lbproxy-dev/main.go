@@ -52,7 +52,12 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	if err == nil {
 		return 0
 	}
-	fmt.Fprintf(stderr, "lbproxy-dev: %v\n", err)
+	for line := range strings.SplitSeq(err.Error(), "\n") {
+		if !strings.HasPrefix(line, " ") { // it does not belong to the line before
+			line = "lbproxy-dev: " + line
+		}
+		fmt.Fprintln(stderr, line)
+	}
 	if errors.As(err, new(failure)) {
 		return exitFailure
 	}
@@ -62,14 +67,15 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 
 // options are what the flags say.
 type options struct {
-	listen, admin string
-	backends      int
-	weights       []int // one for each server
-	policy        string
-	rate          int // calls per second
-	once          bool
-	output        string // table or json
-	verbose       bool
+	listen, admin, etcd    address
+	servers, weightAddress address // servers is the first one's; the others have the ports that follow
+	backends               int
+	weights                []int // one for each server
+	policy                 string
+	rate                   int // calls per second
+	once                   bool
+	output                 string // table or json
+	verbose                bool
 }
 
 func newCommand() *cobra.Command {
@@ -80,8 +86,11 @@ func newCommand() *cobra.Command {
 		Long: `Run a playground that needs no set-up: etcd in a temporary directory, gRPC servers of the service "hello"
 registered in it, lbproxy in front of them, and a client that calls them through it.
 
-It shows the addresses to try, and a live table of the share of the calls that each server gets. Change a
-weight and see the shares follow. Ctrl-C stops everything and leaves nothing behind.`,
+It shows the addresses to try, how to register a service of your own and call it, and a live table of the share
+of the calls that each server gets. Change a weight and see the shares follow. Ctrl-C stops everything and leaves
+nothing behind.
+
+Addresses are the same each time, unless they are taken; with --once they are any free ones.`,
 		Example: `  # Play; everything to try is printed
   lbproxy-dev
 
@@ -90,10 +99,7 @@ weight and see the shares follow. Ctrl-C stops everything and leaves nothing beh
   lbproxy-dev --once -o json
 
   # Other weights, another policy, another rate
-  lbproxy-dev --weights 1,2,3 --policy least_request --rate 1000
-
-  # Beside an lbproxy that runs already
-  lbproxy-dev --listen 127.0.0.1:0 --admin 127.0.0.1:0`,
+  lbproxy-dev --weights 1,2,3 --policy least_request --rate 1000`,
 		Args:          cobra.NoArgs,
 		SilenceErrors: true, // run reports them
 		SilenceUsage:  true,
@@ -108,8 +114,11 @@ weight and see the shares follow. Ctrl-C stops everything and leaves nothing beh
 		},
 	}
 	flags := cmd.Flags()
-	flags.StringVar(&o.listen, "listen", "127.0.0.1:7070", "host:port where lbproxy takes calls; with --once, any free port")
-	flags.StringVar(&o.admin, "admin", "127.0.0.1:7071", "host:port of lbproxy's admin API; with --once, any free port")
+	o.listen.add(flags, "listen", "127.0.0.1:7070", "host:port where lbproxy takes calls")
+	o.admin.add(flags, "admin", "127.0.0.1:7071", "host:port of lbproxy's admin API")
+	o.etcd.add(flags, "etcd", "127.0.0.1:2379", "host:port of etcd")
+	o.weightAddress.add(flags, "weight-address", "127.0.0.1:7072", "host:port where the servers' weights are changed over HTTP")
+	o.servers.add(flags, "servers", "127.0.0.1:7081", "host:port of the first server, which the others follow port by port")
 	flags.IntSliceVar(&o.weights, "weights", []int{1, 1, 1, 1, 10}, "weight of each server, 0 (drained) to 65535")
 	flags.IntVar(&o.backends, "backends", 0, "number of servers, each of weight 1, instead of --weights")
 	flags.StringVar(&o.policy, "policy", picker.WeightedRoundRobin,
@@ -153,19 +162,12 @@ func (o *options) complete(given func(flag string) bool) error {
 	if o.output == "json" && !o.once {
 		errs = append(errs, errors.New("--output json goes with --once only"))
 	}
-	if strings.HasPrefix(o.listen, "unix:") {
-		errs = append(errs, errors.New("--listen: sockets are not for playing; use host:port"))
+	addresses := []*address{&o.listen, &o.admin, &o.etcd, &o.weightAddress, &o.servers}
+	for _, a := range addresses {
+		a.complete(given, o.once)
+		errs = append(errs, a.validate())
 	}
-	if o.once {
-		for flag, addr := range map[string]*string{"listen": &o.listen, "admin": &o.admin} {
-			if !given(flag) {
-				*addr = "127.0.0.1:0"
-			}
-		}
-	}
-	if len(errs) == 0 {
-		return proxyConfig(o, "127.0.0.1:2379").Validate()
-	}
+	errs = append(errs, distinct(addresses...))
 	return errors.Join(errs...)
 }
 

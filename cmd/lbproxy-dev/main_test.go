@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"net"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -33,9 +34,11 @@ func TestUsage(t *testing.T) {
 		{"--rate 5 --once", 2, "[once rate] were all set"},
 		{"--once -o xml", 2, `--output: "xml" is unknown; use table or json`},
 		{"-o json", 2, "--output json goes with --once only"},
-		{"--listen unix:/tmp/lbproxy.sock", 2, "--listen: sockets are not for playing; use host:port"},
-		{"--listen 7070", 2, `"7070" is not host:port`},
-		{"--admin 127.0.0.1:7070", 2, "is taken by listeners[0].address already"},
+		{"--listen unix:/tmp/lbproxy.sock", 2, `--listen: "unix:/tmp/lbproxy.sock" is not host:port; write it like 127.0.0.1:0`},
+		{"--listen 7070", 2, `--listen: "7070" is not host:port`},
+		{"--etcd 127.0.0.1:etcd", 2, `--etcd: "127.0.0.1:etcd" is not host:port`},
+		{"--servers 127.0.0.1:70810", 2, `--servers: "127.0.0.1:70810" is not host:port`},
+		{"--admin 127.0.0.1:7070", 2, "--admin: 127.0.0.1:7070 is taken by --listen already; choose another"},
 		{"--rate -1 --policy rr", 2, "--rate: -1"}, // all that is wrong is named
 		{"--rate -1 --policy rr", 2, "--policy: "},
 	} {
@@ -59,17 +62,24 @@ func TestATakenAddressIsNamedWithItsCure(t *testing.T) {
 	}
 	defer l.Close()
 	taken := l.Addr().String()
-	for _, flags := range [][]string{
-		{"--listen", taken, "--admin", "127.0.0.1:0"},
-		{"--listen", "127.0.0.1:0", "--admin", taken},
-	} {
+	for _, flag := range []string{"listen", "admin", "etcd", "weight-address", "servers"} {
 		var stdout, stderr bytes.Buffer
-		code := run(t.Context(), flags, &stdout, &stderr)
-		want := "another process listens at " + taken + ", maybe an lbproxy; stop it, or choose other addresses, such as --listen"
-		if code != 1 || stdout.Len() > 0 || !strings.Contains(stderr.String(), want) {
-			t.Errorf("%v: exit code %d, %q and\n%swant 1 with %q", flags, code, &stdout, &stderr, want)
+		code := run(t.Context(), anywhere("--"+flag, taken), &stdout, &stderr)
+		want := regexp.MustCompile("lbproxy-dev: --" + flag + ": " + taken + " is taken by .*; stop that, or choose another address, " +
+			"such as 127.0.0.1:0 for any that is free\n$")
+		if code != 1 || !want.Match(stderr.Bytes()) {
+			t.Errorf("--%s: exit code %d, %q and\n%swant 1 with %s", flag, code, &stdout, &stderr, want)
 		}
 	}
+}
+
+// anywhere is flags for a playground at any free ports, but for what more flags say.
+func anywhere(more ...string) []string {
+	flags := []string{}
+	for _, flag := range []string{"--listen", "--admin", "--etcd", "--weight-address", "--servers"} {
+		flags = append(flags, flag, anyFree)
+	}
+	return append(flags, more...)
 }
 
 func TestStoppedWhileItStarts(t *testing.T) {
@@ -78,13 +88,13 @@ func TestStoppedWhileItStarts(t *testing.T) {
 		code int
 		want string
 	}{
-		{"--once=false", 0, ""},
+		{"--once=false", 0, "Starting etcd ...\nStarting 5 servers of the service \"hello\", and registering them ...\n"},
 		{"--once", 1, "lbproxy-dev: context canceled\n"}, // nothing was found out
 	} {
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
 		var out bytes.Buffer
-		code := run(ctx, []string{test.mode, "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"}, &out, &out)
+		code := run(ctx, anywhere(test.mode), &out, &out)
 		if code != test.code || out.String() != test.want {
 			t.Errorf("%s: exit code %d and %q, want %d and %q", test.mode, code, &out, test.code, test.want)
 		}

@@ -29,7 +29,7 @@ func play(ctx context.Context, o *options, stdout, stderr io.Writer) (err error)
 			stderr = shown // the same terminal
 		}
 	}
-	p, err := start(ctx, o, stderr)
+	p, err := start(ctx, o, stdout, stderr)
 	if err != nil && ctx.Err() != nil {
 		return nil // asked to stop while it starts
 	}
@@ -109,7 +109,11 @@ type onceReport struct {
 
 // playOnce runs a playground for some calls. The error says how far their shares are from the weights.
 func playOnce(ctx context.Context, o *options, stdout, stderr io.Writer) error {
-	p, err := start(ctx, o, stderr)
+	progress := io.Discard
+	if terminal.Is(stderr) {
+		progress = stderr
+	}
+	p, err := start(ctx, o, progress, stderr)
 	if err != nil {
 		return err
 	}

@@ -120,7 +120,7 @@ func TestLiveUntilStopped(t *testing.T) {
 	var stderr bytes.Buffer
 	code := make(chan int, 1)
 	go func() { // ends by cancel
-		code <- run(ctx, []string{"--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--rate", "400"}, write, &stderr)
+		code <- run(ctx, anywhere("--rate", "400"), write, &stderr)
 		write.Close()
 	}()
 	var text strings.Builder
@@ -140,7 +140,10 @@ func TestLiveUntilStopped(t *testing.T) {
 	}
 	for _, want := range []string{
 		`grpcurl -plaintext -authority hello -d '\{"name":"you"\}' 127\.0\.0\.1:\d+ helloworld\.Greeter/SayHello\n`,
+		`^Starting etcd \.\.\.\nStarting 5 servers .*\nStarting lbproxy, `,
+		`lbproxy services hello --watch --admin 127\.0\.0\.1:\d+\n`,
 		`curl http://127\.0\.0\.1:\d+/services\n`,
+		`lbproxy register --name mine --addr 127\.0\.0\.1:50051 --etcd 127\.0\.0\.1:\d+\n  grpcurl -plaintext -authority mine 127\.0\.0\.1:\d+ list\n`,
 		`etcdctl --endpoints 127\.0\.0\.1:\d+ get --prefix /hello/\n`,
 		`etcdctl --endpoints 127\.0\.0\.1:\d+ put /hello/1\.0\.0/127\.0\.0\.1:\d+ '\{"weight":5\}'\n`,
 		`\n\nSent [1-9]\d* calls in \d+s, 0 failed\. Everything has stopped\.\n$`,
@@ -157,7 +160,7 @@ func TestLiveUntilNobodyReads(t *testing.T) {
 	read, write := io.Pipe()
 	read.Close()
 	var stderr bytes.Buffer
-	code := run(t.Context(), []string{"--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"}, write, &stderr)
+	code := run(t.Context(), anywhere(), write, &stderr)
 	if code != 1 || !strings.Contains(stderr.String(), io.ErrClosedPipe.Error()) {
 		t.Errorf("exit code %d, stderr %q; want 1 with the error", code, &stderr)
 	}

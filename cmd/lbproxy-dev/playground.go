@@ -6,14 +6,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"os"
-	"syscall"
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
 
 	"github.com/lbproxy/lbproxy/configs"
 	"github.com/lbproxy/lbproxy/discovery"
@@ -42,19 +41,21 @@ type playground struct {
 	ended   chan error // gets why lbproxy ended
 
 	ending []func() error // what stop does, last first
+
+	progress io.Writer // what start does is said there
 }
 
 // start starts a playground and returns when lbproxy is connected to every server.
-func start(ctx context.Context, o *options, stderr io.Writer) (_ *playground, err error) {
-	p := &playground{ended: make(chan error, 1)}
+func start(ctx context.Context, o *options, progress, stderr io.Writer) (_ *playground, err error) {
+	p := &playground{ended: make(chan error, 1), progress: progress}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, p.stop())
 		}
 	}()
-	level := zap.NewAtomicLevel()
+	level := zap.NewAtomicLevelAt(o.logLevel())
 	log := zap.New(terminal.NewLogCore(stderr, level))
-	if err := p.startEtcd(); err != nil {
+	if err := p.startEtcd(o.etcd); err != nil {
 		return nil, err
 	}
 	if err := p.startServers(ctx, o, log); err != nil {
@@ -79,15 +80,24 @@ func (p *playground) stop() error {
 
 func (p *playground) atStop(end func() error) { p.ending = append(p.ending, end) }
 
-func (p *playground) startEtcd() error {
+func (p *playground) say(format string, args ...any) { fmt.Fprintf(p.progress, format+"\n", args...) }
+
+func (p *playground) startEtcd(at address) error {
 	dir, err := os.MkdirTemp("", "lbproxy-dev-")
 	if err != nil {
 		return err
 	}
 	p.atStop(func() error { return os.RemoveAll(dir) })
-	etcd, err := embedetcd.Start(dir)
+	var etcd *embedetcd.Server
+	if endpoint := at.orFree(); endpoint == anyFree {
+		p.say("Starting etcd ...")
+		etcd, err = embedetcd.Start(dir)
+	} else {
+		p.say("Starting etcd at %s ...", endpoint)
+		etcd, err = embedetcd.StartAt(dir, endpoint)
+	}
 	if err != nil {
-		return err
+		return at.explain(err)
 	}
 	p.atStop(func() error { etcd.Stop(); return nil })
 	p.etcd = etcd.Endpoint()
@@ -104,14 +114,15 @@ func (p *playground) startServers(ctx context.Context, o *options, log *zap.Logg
 		return err
 	}
 	p.atStop(etcd.Close)
-	if p.servers, err = startServers(ctx, etcd, o.weights, log); err != nil {
+	p.say("Starting %d servers of the service %q, and registering them ...", len(o.weights), service)
+	if p.servers, err = startServers(ctx, etcd, o.servers, o.weights, log); err != nil {
 		return err
 	}
 	p.atStop(func() error { return stopServers(p.servers) })
 	if err := p.adoptWeights(); err != nil {
 		return err
 	}
-	return p.serveWeights()
+	return p.serveWeights(o.weightAddress)
 }
 
 func (p *playground) adoptWeights() error {
@@ -133,8 +144,8 @@ func (p *playground) adoptWeights() error {
 	return nil
 }
 
-func (p *playground) serveWeights() error {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+func (p *playground) serveWeights(at address) error {
+	l, err := at.listen()
 	if err != nil {
 		return err
 	}
@@ -153,27 +164,32 @@ func (p *playground) serveWeights() error {
 	return nil
 }
 
-// proxyConfig is lbproxy's configuration on the etcd at endpoint.
-func proxyConfig(o *options, endpoint string) *configs.Config {
+// proxyConfig is lbproxy's configuration on the playground's etcd.
+func (p *playground) proxyConfig(o *options) *configs.Config {
 	hello := configs.DefaultService()
 	hello.Policy = o.policy
 	cfg := configs.Default()
-	cfg.Listeners = []configs.Listener{{Address: o.listen}}
-	cfg.Admin.Address = o.admin
-	cfg.Discovery.Etcd.Endpoints = []string{endpoint}
+	cfg.Listeners = []configs.Listener{{Address: o.listen.orFree()}}
+	cfg.Admin.Address = o.admin.orFree()
+	cfg.Discovery.Etcd.Endpoints = []string{p.etcd}
 	cfg.Services = map[string]configs.Service{service: hello}
 	cfg.DrainTimeout = drainTimeout
-	cfg.Log.Level = "warn"
-	if o.verbose {
-		cfg.Log.Level = "info"
-	}
+	cfg.Log.Level = o.logLevel().String()
 	return cfg
 }
 
+func (o *options) logLevel() zapcore.Level {
+	if o.verbose {
+		return zap.InfoLevel
+	}
+	return zap.WarnLevel
+}
+
 func (p *playground) startProxy(o *options, log *zap.Logger, level zap.AtomicLevel) error {
-	a, err := app.New(proxyConfig(o, p.etcd), "dev", log, level)
+	p.say("Starting lbproxy, and connecting it to them ...")
+	a, err := app.New(p.proxyConfig(o), "dev", log, level)
 	if err != nil {
-		return explainTaken(err)
+		return o.explain(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	go func() { // ends by cancel
@@ -189,14 +205,16 @@ func (p *playground) startProxy(o *options, log *zap.Logger, level zap.AtomicLev
 	return nil
 }
 
-// explainTaken says what to do about an address that is in use.
-func explainTaken(err error) error {
-	var listen *net.OpError
-	if errors.Is(err, syscall.EADDRINUSE) && errors.As(err, &listen) {
-		return fmt.Errorf("another process listens at %s, maybe an lbproxy; stop it, or choose other addresses, "+
-			"such as --listen 127.0.0.1:0 --admin 127.0.0.1:0 for any that are free", listen.Addr)
+// explain says what helps if an address of lbproxy's is taken.
+func (o *options) explain(err error) error {
+	var listen *app.ListenError
+	switch {
+	case !errors.As(err, &listen):
+		return err
+	case listen.Key == "admin.address":
+		return o.admin.advise(listen.Err)
 	}
-	return err
+	return o.listen.advise(listen.Err)
 }
 
 // awaitReady waits until lbproxy is connected to every server and knows its weight.

@@ -2,11 +2,17 @@ package main
 
 import (
 	"io"
+	"net"
 	"net/http"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	greeter "google.golang.org/grpc/examples/helloworld/helloworld"
 	"google.golang.org/grpc/reflection/grpc_reflection_v1"
 
 	"github.com/lbproxy/lbproxy/internal/etcdtest"
@@ -14,8 +20,18 @@ import (
 
 func startPlayground(t *testing.T) *playground {
 	t.Helper()
-	o := &options{listen: "127.0.0.1:0", admin: "127.0.0.1:0", weights: []int{1, 10}, policy: "weighted_round_robin"}
-	p, err := start(t.Context(), o, io.Discard)
+	return startPlaygroundAt(t, anyFree, anyFree, anyFree, anyFree, anyFree)
+}
+
+// startPlaygroundAt has addresses as if they were the flags' defaults.
+func startPlaygroundAt(t *testing.T, listen, admin, etcd, weights, servers string) *playground {
+	t.Helper()
+	at := func(value string) address { return address{flag: "flag", value: value} }
+	o := &options{
+		listen: at(listen), admin: at(admin), etcd: at(etcd), weightAddress: at(weights), servers: at(servers),
+		weights: []int{1, 10}, policy: "weighted_round_robin",
+	}
+	p, err := start(t.Context(), o, io.Discard, io.Discard)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -131,5 +147,68 @@ func TestServersDescribeThemselves(t *testing.T) {
 	}
 	if _, err := stream.Recv(); err != io.EOF {
 		t.Errorf("the stream ended with %v, want io.EOF", err)
+	}
+}
+
+func TestDefaultAddressesGiveWay(t *testing.T) {
+	l, err := net.Listen("tcp", anyFree)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	taken := l.Addr().String()
+	p := startPlaygroundAt(t, taken, taken, taken, taken, taken)
+	for _, at := range []string{p.proxy, p.admin, p.etcd, p.weights, p.servers[0].addr, p.servers[1].addr} {
+		if at == taken {
+			t.Errorf("something listens at %s, which is taken", at)
+		}
+	}
+}
+
+func TestDefaultAddressesAreUsedWhenTheyAreFree(t *testing.T) {
+	var free []string
+	var held []net.Listener // all at once, so that they are different
+	for range 5 {
+		l, err := net.Listen("tcp", anyFree)
+		if err != nil {
+			t.Fatal(err)
+		}
+		free, held = append(free, l.Addr().String()), append(held, l)
+	}
+	for _, l := range held {
+		l.Close()
+	}
+	p := startPlaygroundAt(t, free[0], free[1], free[2], free[3], free[4])
+	got := []string{p.proxy, p.admin, p.etcd, p.weights}
+	if diff := cmp.Diff(free[:4], got); diff != "" {
+		t.Errorf("-defaults +used:\n%s", diff)
+	}
+	if !slices.ContainsFunc(p.servers, func(s *server) bool { return s.addr == free[4] }) {
+		t.Errorf("no server is at %s", free[4])
+	}
+}
+
+// As the playground invites people to.
+func TestAServiceOfOnesOwn(t *testing.T) {
+	p := startPlayground(t)
+	l, err := net.Listen("tcp", anyFree)
+	if err != nil {
+		t.Fatal(err)
+	}
+	mine := serve(l)
+	defer mine.grpc.Stop()
+	etcd := etcdtest.Client(t, p.command(t, "register --name mine --addr 127.0.0.1:50051 --etcd"))
+	if _, err := etcd.Put(t.Context(), "/mine/"+mine.addr, "{}"); err != nil {
+		t.Fatal(err)
+	}
+	conn, err := grpc.NewClient("passthrough:///"+p.command(t, "grpcurl -plaintext -authority mine"),
+		grpc.WithAuthority("mine"), grpc.WithNoProxy(), grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	reply, err := greeter.NewGreeterClient(conn).SayHello(t.Context(), &greeter.HelloRequest{Name: "you"})
+	if err != nil || !strings.Contains(reply.GetMessage(), mine.addr) {
+		t.Errorf("got %v, %v, want an answer of %s", reply, err, mine.addr)
 	}
 }

@@ -45,12 +45,12 @@ func (s *server) SayHello(_ context.Context, in *greeter.HelloRequest) (*greeter
 	return &greeter.HelloReply{Message: fmt.Sprintf("Hello %s, this is %s", in.GetName(), s.addr)}, nil
 }
 
-// startServers starts and registers a server for each weight. The servers are in the order of their addresses,
+// startServers starts and registers a server for each weight, the first at an address. The servers are in the order of their addresses,
 // as tables show them.
-func startServers(ctx context.Context, etcd *discovery.EtcdClient, weights []int, log *zap.Logger) ([]*server, error) {
+func startServers(ctx context.Context, etcd *discovery.EtcdClient, at address, weights []int, log *zap.Logger) ([]*server, error) {
 	var listeners []net.Listener
-	for range weights {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
+	for i := range weights {
+		l, err := at.next(i).listen()
 		if err != nil {
 			for _, l := range listeners {
 				l.Close()

@@ -6,6 +6,8 @@ import (
 	"strings"
 	"text/tabwriter"
 	"time"
+
+	"github.com/lbproxy/lbproxy/configs"
 )
 
 // writeTable writes rows in columns.
@@ -44,11 +46,13 @@ func liveTable(rows []row, since time.Duration, sent callCount) string {
 // banner names what there is to try.
 func (p *playground) banner(policy string) string {
 	last := p.servers[len(p.servers)-1].registrar.Status()
-	return fmt.Sprintf(`%[1]d servers of the service "%[2]s" are registered in etcd and balanced by lbproxy (%[3]s).
+	return fmt.Sprintf(`
+%[1]d servers of the service "%[2]s" are registered in etcd and balanced by lbproxy (%[3]s).
 
 Call them:
   grpcurl -plaintext -authority %[2]s -d '{"name":"you"}' %[4]s helloworld.Greeter/SayHello
 See what lbproxy knows and counts:
+  lbproxy services %[2]s --watch%[10]s
   curl http://%[5]s/services
   curl http://%[5]s/metrics
 See the registry, at %[6]s:
@@ -56,6 +60,21 @@ See the registry, at %[6]s:
 Change the weight of a server, either way, and see the shares follow (0 drains it):
   curl -X PUT 'http://%[7]s/%[8]s?weight=5'
   etcdctl --endpoints %[6]s put %[9]s '{"weight":5}'
+Register a service of your own, a gRPC server in any language that listens at 127.0.0.1:50051, and call it:
+  lbproxy register --name mine --addr 127.0.0.1:50051%[11]s
+  grpcurl -plaintext -authority mine %[4]s list
+  or from any client: a channel to %[4]s, without TLS, with the authority "mine"
+lbproxy is what "go build ./cmd/lbproxy" makes; "go run ./cmd/lbproxy" in its place will do.
 Stop with Ctrl-C.
-`, len(p.servers), service, policy, p.proxy, p.admin, p.etcd, p.weights, last.Addr, last.Key)
+`, len(p.servers), service, policy, p.proxy, p.admin, p.etcd, p.weights, last.Addr, last.Key,
+		unlessDefault(" --admin ", p.admin, configs.Default().Admin.Address),
+		unlessDefault(" --etcd ", p.etcd, configs.Default().Discovery.Etcd.Endpoints[0]))
+}
+
+// unlessDefault is the flag that lbproxy needs to find what is not at its default address.
+func unlessDefault(flag, address, def string) string {
+	if address == def {
+		return ""
+	}
+	return flag + address
 }

@@ -52,6 +52,20 @@ func Start(dir string, tune ...func(*embed.Config)) (*Server, error) {
 	return c.Members[0], nil
 }
 
+// StartAt is Start at an address for clients, host:port, that must be free.
+func StartAt(dir, endpoint string) (*Server, error) {
+	c, err := newCluster(dir, 1, nil)
+	if err != nil {
+		return nil, err
+	}
+	c.Members[0].clientURL.Host = endpoint
+	if err := c.start(); err != nil {
+		c.Stop()
+		return nil, err
+	}
+	return c.Members[0], nil
+}
+
 func newServer(dir, name string, tune []func(*embed.Config)) (*Server, error) {
 	client, err := freePort()
 	if err != nil {
