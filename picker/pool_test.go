@@ -527,9 +527,21 @@ func TestChangesUnderLoad(t *testing.T) {
 			}
 		})
 	}
+	callers.Go(func() {
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+				b.Status()
+			}
+		}
+	})
 	for i := range 500 {
 		b.Update(weights(1, i%3, i%2*5, 4)) // drains and revives
-		b.Update(weights(make([]int, i%4)...))
+		some := weights(make([]int, i%4)...)
+		some.Poisoned = []discovery.Poisoned{{Key: "/hello/nowhere", Revision: int64(i)}}
+		b.Update(some)
 		b.SetPolicy([]string{picker.Random, picker.RoundRobin, picker.LeastRequest, picker.WeightedRoundRobin}[i%4])
 	}
 	close(stop)

@@ -50,9 +50,6 @@ func (p *Pool) Status() Status {
 	for i := range s.Instances {
 		s.Instances[i].Recent = series[i].Recent(now)
 	}
-	for _, entry := range p.poisoned {
-		s.Poisoned = append(s.Poisoned, PoisonedStatus(entry))
-	}
 	slices.SortFunc(s.Instances, func(a, b EndpointStatus) int { return strings.Compare(a.Addr, b.Addr) })
 	return s
 }
@@ -65,6 +62,9 @@ func (p *Pool) status() (s Status, series []*metrics.Endpoint) {
 	for _, e := range p.endpoints {
 		s.Instances = append(s.Instances, e.status())
 		series = append(series, e.metrics)
+	}
+	for _, entry := range p.poisoned {
+		s.Poisoned = append(s.Poisoned, PoisonedStatus(entry))
 	}
 	return s, series
 }
