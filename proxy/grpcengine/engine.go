@@ -95,7 +95,7 @@ type callers struct {
 }
 
 func (l callers) Accept() (net.Conn, error) {
-	c, err := l.descriptors.Accept(l.Listener, nil)
+	c, err := l.descriptors.Accept(l.Listener)
 	if err != nil {
 		return nil, err
 	}

@@ -20,7 +20,6 @@ import (
 	"github.com/lbproxy/lbproxy/metrics"
 	"github.com/lbproxy/lbproxy/picker"
 	"github.com/lbproxy/lbproxy/proxy"
-	"github.com/lbproxy/lbproxy/proxy/h2"
 	"github.com/lbproxy/lbproxy/proxy/transport"
 )
 
@@ -89,7 +88,7 @@ func (e *Engine) Serve(p *proxy.Policy, l net.Listener, service string) error {
 		return l.Close()
 	}
 	for {
-		nc, err := e.descriptors.Accept(l, farewell)
+		nc, err := e.descriptors.Accept(l)
 		switch {
 		case err == nil:
 			e.accept(nc, f)
@@ -100,10 +99,6 @@ func (e *Engine) Serve(p *proxy.Policy, l net.Listener, service string) error {
 		}
 	}
 }
-
-// farewell is for callers that cannot be taken in.
-var farewell = h2.AppendGoAway(h2.AppendSettings(nil), 0, h2.EnhanceYourCalm,
-	"lbproxy has no file descriptor left for this connection; raise its RLIMIT_NOFILE, or open fewer connections")
 
 func (e *Engine) accept(nc net.Conn, f *front) {
 	e.callers.Add(1)

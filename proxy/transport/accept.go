@@ -15,14 +15,13 @@ const (
 	// minAcceptPause and maxAcceptPause are how long accepting rests where the system has nothing left for it.
 	minAcceptPause = 10 * time.Millisecond
 	maxAcceptPause = 200 * time.Millisecond
-	// farewellTimeout is for what a new socket has room for.
-	farewellTimeout = 100 * time.Millisecond
 )
 
 // Accept accepts a caller, which has a descriptor of its own until CallerGone. Callers for which there is none are
-// turned away, with a farewell: better than to let them wait for an answer that does not come. Accept returns the
-// listener's error when that accepts no more.
-func (d *Descriptors) Accept(l net.Listener, farewell []byte) (net.Conn, error) {
+// turned away: better than to let them wait for an answer that does not come. They are not told why, as those that
+// have had SETTINGS connect anew at once, while others wait longer from time to time. Accept returns the listener's
+// error when that accepts no more.
+func (d *Descriptors) Accept(l net.Listener) (net.Conn, error) {
 	for pause := minAcceptPause; ; {
 		c, err := l.Accept()
 		switch {
@@ -30,8 +29,6 @@ func (d *Descriptors) Accept(l net.Listener, farewell []byte) (net.Conn, error) 
 			FindDead(c)
 			return c, nil
 		case err == nil:
-			_ = c.SetDeadline(time.Now().Add(farewellTimeout))
-			_, _ = c.Write(farewell) // it is a courtesy
 			c.Close()
 		case isScarcity(err):
 			d.metrics.Short(metrics.ShortageAccept, 1)

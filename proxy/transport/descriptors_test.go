@@ -51,41 +51,33 @@ func (k knocks) Accept() (net.Conn, error) {
 func (knocks) Close() error   { return nil }
 func (knocks) Addr() net.Addr { return &net.TCPAddr{} }
 
-// caller knocks, and tells whether it was let in, and if not what it was told.
-func (d *dealer) caller() (in bool, farewell string) {
+// caller knocks, and tells whether it was let in. If not, its connection is closed.
+func (d *dealer) caller() (in bool) {
 	d.t.Helper()
 	ours, theirs := net.Pipe()
 	defer ours.Close()
 	l := make(knocks, 2)
 	l <- theirs
 	close(l)
-	told := make(chan string)
-	go func() { // ends when theirs is closed
-		b, _ := io.ReadAll(ours)
-		told <- string(b)
-	}()
-	c, err := d.Accept(l, []byte("full"))
+	c, err := d.Accept(l)
 	if c != nil {
 		c.Close()
 	} else if !errors.Is(err, net.ErrClosed) {
 		d.t.Errorf("accept: %v", err)
 	}
-	return c != nil, <-told
+	if _, err := ours.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
+		d.t.Errorf("the caller reads: %v", err)
+	}
+	return c != nil
 }
 
 // callers is how many callers are let in until one is not.
 func (d *dealer) callers() (n int) {
 	d.t.Helper()
-	for {
-		switch in, farewell := d.caller(); {
-		case in:
-			n++
-		case farewell != "full":
-			d.t.Fatalf("a caller was turned away with %q", farewell)
-		default:
-			return n
-		}
+	for d.caller() {
+		n++
 	}
+	return n
 }
 
 // endpoints connects endpoints of so many workers until one cannot be connected, and returns those that are.
@@ -285,7 +277,7 @@ func TestAcceptingGoesOn(t *testing.T) {
 		l <- theirs
 		l <- os.NewSyscallError("accept4", syscall.EBADF)
 		began := time.Now()
-		c, err := d.Accept(l, nil)
+		c, err := d.Accept(l)
 		if c != theirs || err != nil {
 			t.Fatalf("accept: %v, %v", c, err)
 		}
@@ -298,7 +290,7 @@ func TestAcceptingGoesOn(t *testing.T) {
 		if got := gather(t, d.reg, "lbproxy_descriptor_shortages_total"); got != float64(failures) {
 			t.Errorf("%v failures are counted, want %d", got, failures)
 		}
-		if _, err := d.Accept(l, nil); !errors.Is(err, syscall.EBADF) {
+		if _, err := d.Accept(l); !errors.Is(err, syscall.EBADF) {
 			t.Errorf("accept: %v, want what will not get better", err)
 		}
 	})
