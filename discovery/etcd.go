@@ -30,6 +30,7 @@ type Etcd struct {
 	following sync.Map // the services that are followed, by name: *follower
 	glances   singleflight.Group
 	glanced   atomic.Pointer[glance]
+	slow      atomic.Int32 // glances in a row that took too long
 
 	mu        sync.Mutex   // protects:
 	stream    *watchStream // which watches that start now ride on; nil while there is none

@@ -16,8 +16,8 @@ import (
 	"github.com/lbproxy/lbproxy/metrics"
 )
 
-// pageTimeoutMax bounds the time for a page of a list where etcd has been too slow again and again.
-const pageTimeoutMax = time.Minute
+// timeoutMax bounds the time for a read where etcd has been too slow again and again.
+const timeoutMax = time.Minute
 
 // read is request, with the address in the error.
 func (e *Etcd) read(ctx context.Context, timeout time.Duration, key string, opts ...clientv3.OpOption) (*clientv3.GetResponse, error) {
@@ -96,7 +96,7 @@ func (e *Etcd) page(ctx context.Context, l *listing) (*clientv3.GetResponse, err
 	if n := len(l.kvs); n > 0 {
 		from = string(l.kvs[n-1].Key) + "\x00"
 	}
-	return e.read(ctx, l.timeout(e.client.requestTimeout()), from,
+	return e.read(ctx, doubled(e.client.requestTimeout(), l.timeouts), from,
 		clientv3.WithRange(clientv3.GetPrefixRangeEnd(l.prefix)),
 		clientv3.WithLimit(e.limits.page),
 		clientv3.WithRev(l.revision))
@@ -112,10 +112,15 @@ func (l *listing) failed(err error) {
 	}
 }
 
-// timeout doubles with each page that took too long: an etcd that is overloaded would not get better by starting
-// again and again with work that it never ends.
-func (l *listing) timeout(first time.Duration) time.Duration {
-	return min(first<<min(l.timeouts, 10), max(first, pageTimeoutMax))
+// doubled is first, doubled for each time that it was too short: an etcd that is overloaded would not get better by
+// starting again and again with work that it never ends, or by having its callers go from member to member.
+func doubled(first time.Duration, times int) time.Duration {
+	return min(first<<min(times, 10), max(first, timeoutMax))
+}
+
+// patience is how long a small read may take.
+func (e *Etcd) patience() time.Duration {
+	return doubled(e.client.requestTimeout(), int(e.slow.Load()))
 }
 
 // A digest stands for a state of a service's entries. Every change but a deletion makes the newest modification newer,
@@ -128,7 +133,7 @@ type digest struct {
 // digest reads what the entries below prefix come to at revision, or now if revision is 0, and none of the entries.
 func (e *Etcd) digest(ctx context.Context, prefix string, revision int64) (d digest, err error) {
 	err = e.withSlot(ctx, func() error {
-		r, err := e.read(ctx, e.client.requestTimeout(), prefix,
+		r, err := e.read(ctx, e.patience(), prefix,
 			clientv3.WithPrefix(),
 			clientv3.WithSort(clientv3.SortByModRevision, clientv3.SortDescend),
 			clientv3.WithLimit(1), // RangeResponse.count "is unaffected by limits" (etcd's rpc.proto)
@@ -173,10 +178,14 @@ func (e *Etcd) glance(ctx context.Context, since time.Time) (*glance, error) {
 		asked := e.glances.DoChan("", func() (any, error) {
 			at := time.Now()
 			// A user may read below the root and perhaps nowhere else. There is no such key.
-			r, err := e.read(e.client.ctx, e.client.requestTimeout(), e.client.root+"/", clientv3.WithCountOnly())
+			r, err := e.read(e.client.ctx, e.patience(), e.client.root+"/", clientv3.WithCountOnly())
 			if err != nil {
+				if errors.Is(err, context.DeadlineExceeded) {
+					e.slow.Add(1)
+				}
 				return nil, err
 			}
+			e.slow.Store(0)
 			e.glanced.Store(&glance{r.Header, at})
 			return nil, nil
 		})

@@ -25,7 +25,7 @@ var (
 // even its progress. A quiet watch is given up only when etcd has had news for some time that it has not told: while
 // etcd is overloaded, and behind some proxies always, watches are well and there is no progress to be heard of.
 func (f *follower) verify(ctx context.Context, s *watchStream, began time.Time) error {
-	f.quiet.Reset(f.e.patience(s))
+	f.quiet.Reset(f.e.quietFor(s))
 	g, err := f.e.glance(ctx, f.asOf)
 	switch {
 	case ctx.Err() != nil:
@@ -120,9 +120,9 @@ func vary(d time.Duration) time.Duration {
 	return time.Duration(float64(d) * (1 - jitter + 2*jitter*rand.Float64()))
 }
 
-// patience is how long a watch may be quiet before etcd is asked. A stream that never tells its progress is no worse
+// quietFor is how long a watch may be quiet before etcd is asked. A stream that never tells its progress is no worse
 // than others, and every one of its services would ask.
-func (e *Etcd) patience(s *watchStream) time.Duration {
+func (e *Etcd) quietFor(s *watchStream) time.Duration {
 	if s.mute() {
 		return vary(2 * e.limits.silence())
 	}

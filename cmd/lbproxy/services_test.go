@@ -68,6 +68,16 @@ The registry confirmed this 5m0s ago, revision 7, and cannot now: connection ref
 `, "5m0s ago", 0,
 		},
 		{
+			"a registry behind a proxy", service(proxy.RegistryFilled, 25, func(s *proxy.ServiceStatus) {
+				s.Instances = []picker.EndpointStatus{{Addr: "10.0.0.1:1", State: "ready", Since: ago(time.Hour)}}
+				s.RegistryNote = "etcd answers no requests for progress"
+			}),
+			header + `10.0.0.1:1 - 0 ready 1h0m0s 0 0 - - - -
+The registry confirmed this 25s ago, revision 7.
+Note: etcd answers no requests for progress.
+`, "25s ago", 0,
+		},
+		{
 			"poisoned beside good", service(proxy.RegistryFilled, 1, func(s *proxy.ServiceStatus) {
 				s.Instances = []picker.EndpointStatus{{Addr: "10.0.0.1:1", State: "ready", Since: ago(time.Hour)}}
 				s.Poisoned = []picker.PoisonedStatus{{Key: "/hello/10.0.0.2:1", Revision: 5, Fault: "weight -1 is out of range"}}

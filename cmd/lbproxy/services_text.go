@@ -22,6 +22,7 @@ func servicesText(all []proxy.ServiceStatus, one bool, now time.Time) string {
 	}
 	writeTable(&b, func(w io.Writer) { serviceRows(w, all) })
 	writeRegistryErrors(&b, all)
+	writeRegistryNotes(&b, all)
 	return b.String()
 }
 
@@ -79,6 +80,17 @@ func writeRegistryErrors(w io.Writer, all []proxy.ServiceStatus) {
 	}
 }
 
+// writeRegistryNotes says, once each, what else is to be known of how the registry confirms what is shown.
+func writeRegistryNotes(w io.Writer, all []proxy.ServiceStatus) {
+	said := map[string]bool{}
+	for _, s := range all {
+		if s.RegistryNote != "" && !said[s.RegistryNote] {
+			said[s.RegistryNote] = true
+			fmt.Fprintf(w, "Note: %s.\n", s.RegistryNote)
+		}
+	}
+}
+
 func writeService(w io.Writer, s proxy.ServiceStatus, now time.Time) {
 	if len(s.Instances) > 0 {
 		writeTable(w, func(w io.Writer) { instanceRows(w, s.Instances, now) })
@@ -92,6 +104,7 @@ func writeService(w io.Writer, s proxy.ServiceStatus, now time.Time) {
 		})
 	}
 	fmt.Fprintln(w, standingText(s))
+	writeRegistryNotes(w, []proxy.ServiceStatus{s})
 }
 
 // standingText says how the registry stands by what is known of the service.

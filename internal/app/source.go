@@ -44,7 +44,8 @@ const probeInterval = 500 * time.Millisecond
 // awaitSource makes the proxy ready once the registry has answered. A registry that goes away later does not
 // make it unready: calls go on to the instances last known.
 func (a *App) awaitSource(ctx context.Context) {
-	for first := true; ; first = false {
+	said := ""
+	for {
 		err := a.source.Probe(ctx)
 		if ctx.Err() != nil {
 			return
@@ -55,7 +56,8 @@ func (a *App) awaitSource(ctx context.Context) {
 			return
 		}
 		a.unmet.Store(new(fmt.Errorf("nothing is known of any service yet: %w", err)))
-		if first {
+		if err.Error() != said {
+			said = err.Error()
 			a.log.Warn("not ready; trying on", zap.Error(err))
 		}
 		select {

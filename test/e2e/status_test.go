@@ -103,7 +103,7 @@ func TestDiscoveryUnavailable(t *testing.T) {
 				_, err := sayHello(within(t), p.dial("hello"))
 				p.mustFail(err, failure{
 					proxy.DiscoveryUnavailable, codes.Unavailable, c.service,
-					[]string{`service "hello"`, "the registry has not answered within", "/readyz"},
+					[]string{`service "hello"`, "the registry has not answered within", "127.0.0.1:1: connect: connection refused", "/readyz"},
 				})
 			})
 		}
