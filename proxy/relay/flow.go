@@ -86,7 +86,7 @@ func (c *conn) writeData(st *stream, frame []byte, end bool) bool {
 	h.send.Take(len(data))
 	c.send.Take(len(data))
 	c.useful()
-	if len(data) < minPiece {
+	if len(data) < minPiece && !c.follows(frame) {
 		c.out = h2.AppendData(c.writable(), h.id, data, end)
 	} else {
 		h2.AppendDataHeader(frame[:0], h.id, len(data), end)

@@ -99,21 +99,30 @@ func (c *conn) mark() {
 	c.core.chargeConn(c)
 }
 
-// borrow adds a frame that stands in a read buffer. Those that follow each other there become one piece.
+// borrow adds a frame that stands in a read buffer.
 func (c *conn) borrow(frame []byte) {
 	if !c.borrows {
 		c.borrows = true
 		c.core.borrowers = append(c.core.borrowers, c)
 	}
 	c.pieced += len(frame)
-	if last := len(c.pieces) - 1; last >= 0 {
-		p := &c.pieces[last]
-		if n := len(p.data); p.at == len(c.out) && p.block == nil && n < cap(p.data) && &p.data[:n+1][n] == &frame[0] {
-			p.data = p.data[:n+len(frame)]
-			return
-		}
+	if c.follows(frame) {
+		p := &c.pieces[len(c.pieces)-1]
+		p.data = p.data[:len(p.data)+len(frame)]
+		return
 	}
 	c.pieces = append(c.pieces, piece{at: len(c.out), data: frame})
+}
+
+// follows says that a frame stands in a read buffer right behind what is written last.
+func (c *conn) follows(frame []byte) bool {
+	last := len(c.pieces) - 1
+	if last < 0 {
+		return false
+	}
+	p := &c.pieces[last]
+	n := len(p.data)
+	return p.at == len(c.out) && p.block == nil && n < cap(p.data) && &p.data[:n+1][n] == &frame[0]
 }
 
 // hand adds data that stands in a block, which is handed over.
