@@ -29,55 +29,60 @@ const (
 type bdp struct {
 	most     int32 // that windows may grow to
 	learnt   int32 // what a stream's has grown to: new ones begin with it
-	unneeded int   // calls on end that have ended below half of it
+	unneeded int32 // calls on end that have ended below half of it
 
 	rtt     time.Duration // the shortest that was measured; 0 before the first
-	asked   time.Time     // when the PING, or our SETTINGS, went out whose answer is to come; zero if there is none
+	asked   int64         // when the PING, or our SETTINGS, went out whose answer is to come, see time.Time.UnixNano; 0 if there is none
 	arrived int           // bytes of DATA since then
 	rest    time.Duration // how long measuring rests next
-	resume  time.Time     // when it may go on
+	resume  int64         // when it may go on
 }
 
 // bdpPing is what our PINGs carry for it.
 var bdpPing = [8]byte{'b', 'd', 'p'}
 
 // newBDP is for a connection on which our SETTINGS are being sent, whose acknowledgement takes a round trip as well.
-func newBDP(now time.Time) bdp { return bdp{most: quickWindow, learnt: streamWindow, asked: now} }
+func newBDP(now time.Time) bdp { return bdp{most: quickWindow, learnt: streamWindow, asked: now.UnixNano()} }
 
 // measure counts DATA that has come, and begins to measure if it is time.
 func (c *conn) measure(n int) {
 	b := &c.bdp
-	if b.asked.IsZero() && b.learnt >= quickWindow && !c.core.now.Before(b.resume) {
-		b.asked, b.arrived = c.core.now, 0
-		c.out = h2.AppendPing(c.writable(), false, bdpPing)
-		c.mark()
+	if b.asked == 0 && b.learnt >= quickWindow {
+		if now := c.core.now.UnixNano(); now >= b.resume {
+			b.asked, b.arrived = now, 0
+			c.out = h2.AppendPing(c.writable(), false, bdpPing)
+			c.mark()
+		}
 	}
 	b.arrived += n
 }
 
 // settled is called when our SETTINGS have been acknowledged.
 func (b *bdp) settled(now time.Time) {
-	if b.rtt == 0 && !b.asked.IsZero() {
-		b.rtt, b.asked = max(1, now.Sub(b.asked)), time.Time{}
+	if b.rtt == 0 && b.asked != 0 {
+		b.rtt, b.asked = b.took(now), 0
 	}
 }
 
 // answered is called when the PING has been. Bytes that came while it was queued behind others do not count: what
 // can be on its way is the bandwidth times the shortest round trip.
 func (b *bdp) answered(now time.Time) {
-	if b.asked.IsZero() || b.rtt == 0 {
+	if b.asked == 0 || b.rtt == 0 {
 		return
 	}
-	took := max(1, now.Sub(b.asked))
-	b.asked, b.rtt = time.Time{}, min(b.rtt, took)
+	took := b.took(now)
+	b.asked, b.rtt = 0, min(b.rtt, took)
 	if need := 2 * int64(float64(b.arrived)*float64(b.rtt)/float64(took)); need > int64(b.most) {
 		b.most = int32(min(need, maxStreamWindow))
 		b.rest = 0
 		return
 	}
 	b.rest = min(max(bdpRest, 2*b.rest), maxBDPRest)
-	b.resume = now.Add(b.rest)
+	b.resume = now.Add(b.rest).UnixNano()
 }
+
+// took is how long the answer has taken that comes now.
+func (b *bdp) took(now time.Time) time.Duration { return time.Duration(max(1, now.UnixNano()-b.asked)) }
 
 // next is what a window is to become that is due for an update: larger as long as its reader keeps up, and smaller
 // if that lags behind, as more would only be held longer.

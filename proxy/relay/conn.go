@@ -46,7 +46,6 @@ type conn struct {
 	front    *front    // of a caller's
 	upstream *upstream // of one to a backend
 	link     *link
-	rtt      time.Duration // how long TCP took to connect to a backend; 0 if it is not known
 
 	// Reading:
 	in        []byte // in[r:w] has been read and not been understood; nil if there is nothing
@@ -59,7 +58,6 @@ type conn struct {
 	recv      h2.ReceiveWindow
 	bdp       bdp
 	peer      h2.Settings
-	greeted   bool // the peer's SETTINGS have come
 	calm      calm
 	pace      pace
 	work      int // done since others had their turn
@@ -71,14 +69,10 @@ type conn struct {
 	requests int     // how much of out is requests' field blocks
 	flight   flight  // what the driver has taken and not given back
 	blocks   int     // the size of the blocks that pieces stand in, those in flight too
-	borrows  bool    // is among core.borrowers
-	acks     acks
+	acks     *acks   // nil before the first PING
 	enc      *hpack.Encoder
 	send     h2.SendWindow
 	blocked  line // streams that have something to send
-	writing  bool // the driver has not finished what it took
-	marked   bool // is among core.dirty
-	doomed   bool // is among core.doomed
 
 	streams   map[uint32]*stream
 	crossings *crossings // nil if there are none
@@ -91,6 +85,11 @@ type conn struct {
 	life      timer // a caller's is to have greeted, or to connect anew; an additional one to a backend has nothing to do
 	keepalive keepalive
 
+	greeted  bool // the peer's SETTINGS have come
+	writing  bool // the driver has not finished what it took
+	marked   bool // is among core.dirty
+	borrows  bool // is among core.borrowers
+	doomed   bool // is among core.doomed
 	leaving  bool // GOAWAY was sent or has come: no more streams
 	finished bool // it is to close as soon as its last stream has ended
 	dead     bool
@@ -115,7 +114,6 @@ func (c *core) newConn(s side, d driver) *conn {
 		{ID: h2.SettingMaxFrameSize, Value: maxFrameSize},
 		{ID: h2.SettingMaxHeaderListSize, Value: c.cfg.MaxHeaderList},
 	}
-	cn.acks.timer.fire = cn.flushAcks
 	cn.out = cn.writable()
 	if s == caller {
 		cn.preface = len(h2.ClientPreface)

@@ -132,7 +132,9 @@ func (c *conn) end(err error) {
 	c.driver.close(err)
 	c.core.metrics.ConnectionEnded(c.side.String(), causeOf(err))
 	c.core.chargeConn(c)
-	c.core.timers.remove(&c.acks.timer)
+	if c.acks != nil {
+		c.core.timers.remove(&c.acks.timer)
+	}
 	c.core.timers.remove(&c.life)
 	c.core.timers.remove(&c.keepalive.timer)
 	c.forgetCrossings()

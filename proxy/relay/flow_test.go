@@ -244,7 +244,7 @@ func TestPingWaitsForOtherFrames(t *testing.T) {
 	c.request(true)
 	c.ping()
 	want(t, c)
-	if c.c.acks.timer.place == 0 {
+	if c.c.acks == nil || c.c.acks.timer.place == 0 {
 		t.Error("nobody is asked to send the answer")
 	}
 	b.respond(1)

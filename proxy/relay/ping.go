@@ -36,21 +36,25 @@ func (c *conn) onPing(h h2.FrameHeader, payload []byte) error {
 		c.onPingAck(h2.ParsePing(payload))
 		return c.glitch("answers to PINGs")
 	}
-	first := len(c.acks.frames) == 0
-	c.acks.frames = h2.AppendPing(c.acks.frames, true, h2.ParsePing(payload))
-	if delay := ackDelay[c.side]; len(c.acks.frames) >= maxAcks*(h2.FrameHeaderLen+h2.PingLen) || c.pace.period() >= delay {
+	if c.acks == nil {
+		c.acks = &acks{timer: timer{fire: c.flushAcks}}
+	}
+	a := c.acks
+	first := len(a.frames) == 0
+	a.frames = h2.AppendPing(a.frames, true, h2.ParsePing(payload))
+	if delay := ackDelay[c.side]; len(a.frames) >= maxAcks*(h2.FrameHeaderLen+h2.PingLen) || c.pace.period() >= delay {
 		c.flushAcks(c.core)
 	} else if first {
-		c.acks.since, c.acks.written = c.core.now, 0
-		c.core.set(&c.acks.timer, c.core.now.Add(delay))
+		a.since, a.written = c.core.now, 0
+		c.core.set(&a.timer, c.core.now.Add(delay))
 	}
 	return c.glitch("PING")
 }
 
 // addAcks adds to what is about to be written the answers that may go with it.
 func (c *conn) addAcks() {
-	a := &c.acks
-	if len(a.frames) == 0 {
+	a := c.acks
+	if a == nil || len(a.frames) == 0 {
 		return
 	}
 	if a.written += c.unwritten(); a.written < ackBytes && c.core.now.Sub(a.since) < ackRest[c.side] {

@@ -120,18 +120,12 @@ func (u *upstream) connect(additional bool) (worked bool, err error) {
 	if err := share.Take(); err != nil {
 		return false, err
 	}
-	began := time.Now()
 	nc, err := transport.BackendDialer().DialContext(u.ctx, "tcp", u.destination.endpoint.Addr())
 	if err != nil {
 		share.Return()
 		return false, err
 	}
-	rtt := time.Since(began)
-	c, err := u.shard.attach(nc, share.Return, func(d driver) *conn {
-		c := u.newConn(u.shard.core, d, additional)
-		c.rtt = rtt
-		return c
-	})
+	c, err := u.shard.attach(nc, share.Return, func(d driver) *conn { return u.newConn(u.shard.core, d, additional) })
 	if err != nil {
 		share.Return()
 		return false, err
