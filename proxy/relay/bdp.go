@@ -42,7 +42,9 @@ type bdp struct {
 var bdpPing = [8]byte{'b', 'd', 'p'}
 
 // newBDP is for a connection on which our SETTINGS are being sent, whose acknowledgement takes a round trip as well.
-func newBDP(now time.Time) bdp { return bdp{most: quickWindow, learnt: streamWindow, asked: now.UnixNano()} }
+func newBDP(now time.Time) bdp {
+	return bdp{most: quickWindow, learnt: streamWindow, asked: now.UnixNano()}
+}
 
 // measure counts DATA that has come, and begins to measure if it is time.
 func (c *conn) measure(n int) {
