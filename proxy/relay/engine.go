@@ -108,7 +108,7 @@ func (e *Engine) accept(nc net.Conn, f *front) {
 	}
 	s := e.shards[e.turn.Add(1)%uint32(len(e.shards))]
 	if _, err := s.attach(nc, ended, func(d driver) *conn { return s.core.newCaller(d, f) }); err != nil {
-		s.log.Warn("a caller cannot be taken in", zap.Stringer("address", nc.RemoteAddr()), zap.Error(err))
+		e.descriptors.AcceptFailed(nc.LocalAddr(), err)
 		ended()
 	}
 }

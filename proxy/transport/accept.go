@@ -31,16 +31,21 @@ func (d *Descriptors) Accept(l net.Listener) (net.Conn, error) {
 		case err == nil:
 			c.Close()
 		case isScarcity(err):
-			d.metrics.Short(metrics.ShortageAccept, 1)
-			d.log.Error("callers cannot be accepted for now; if it is for file descriptors, raise RLIMIT_NOFILE "+
-				"(LimitNOFILE in a systemd unit, ulimit -n elsewhere)",
-				zap.Stringer("address", l.Addr()), zap.Int("limit", d.limit), zap.Error(err))
+			d.AcceptFailed(l.Addr(), err)
 			time.Sleep(pause)
 			pause = min(2*pause, maxAcceptPause)
 		default:
 			return nil, err
 		}
 	}
+}
+
+// AcceptFailed says that a caller could not be taken in.
+func (d *Descriptors) AcceptFailed(at net.Addr, err error) {
+	d.metrics.Short(metrics.ShortageAccept, 1)
+	d.log.Error("callers cannot be accepted for now; if it is for file descriptors, raise RLIMIT_NOFILE "+
+		"(LimitNOFILE in a systemd unit, ulimit -n elsewhere)",
+		zap.Stringer("address", at), zap.Int("limit", d.limit), zap.Error(err))
 }
 
 // isScarcity says that accepting fails for want of something that may come back (accept(2)).

@@ -156,6 +156,7 @@ type Share struct {
 	open    int // connections, and attempts to make one
 	taken   int // descriptors
 	without bool
+	closed  bool
 }
 
 // Share returns the share of one more endpoint, to which each of so many workers connects.
@@ -186,6 +187,7 @@ func (s *Share) Take() error {
 }
 
 func (s *Share) setWithout(without bool) {
+	without = without && !s.closed
 	switch {
 	case without && !s.without:
 		s.d.metrics.EndpointWithout()
@@ -209,10 +211,11 @@ func (s *Share) Return() {
 	s.taken = left
 }
 
-// Close is called when the endpoint is gone; connections to it may still end.
+// Close is called when the endpoint is gone. What it has taken may be returned later, and it may still try to take.
 func (s *Share) Close() {
 	s.d.mu.Lock()
 	defer s.d.mu.Unlock()
 	s.d.needed -= s.workers
+	s.closed = true
 	s.setWithout(false)
 }

@@ -207,8 +207,8 @@ func TestAnEndpointIsConnectedWhole(t *testing.T) {
 		t.Error("there is a descriptor for both")
 	}
 	first.Close()
-	if got := d.without(); got != 0 {
-		t.Errorf("%v endpoints without, want none when it is gone", got)
+	if err := first.Take(); err == nil || d.without() != 0 {
+		t.Errorf("take: %v; %v endpoints without, want none when it is gone", err, d.without())
 	}
 }
 
