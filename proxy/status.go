@@ -38,13 +38,18 @@ type Error struct {
 	Reason  Reason
 	Code    codes.Code
 	Message string // names the service, what was tried, and what helps
+
+	httpStatus int // 0 for that of Code
 }
 
 func (e *Error) Error() string { return fmt.Sprintf("%s (%s): %s", e.Reason, e.Code, e.Message) }
 
-// HTTPStatus is what a caller gets that speaks no gRPC: the status that gRPC's own callers would take for the code, or
-// for INTERNAL, which is never the proxy's fault, whose fault it is.
+// HTTPStatus is what a caller gets that speaks no gRPC. INTERNAL is never the proxy's fault: it is the instance's, unless
+// the request itself is.
 func (e *Error) HTTPStatus() int {
+	if e.httpStatus != 0 {
+		return e.httpStatus
+	}
 	switch e.Code {
 	case codes.Unimplemented, codes.NotFound:
 		return http.StatusNotFound
@@ -53,16 +58,13 @@ func (e *Error) HTTPStatus() int {
 	case codes.ResourceExhausted:
 		return http.StatusTooManyRequests
 	case codes.Internal:
-		if e.Reason == Limit {
-			return http.StatusRequestHeaderFieldsTooLarge
-		}
 		return http.StatusBadGateway
 	}
 	return http.StatusServiceUnavailable
 }
 
 func fail(reason Reason, code codes.Code, format string, args ...any) *Error {
-	return &Error{reason, code, "lbproxy: " + fmt.Sprintf(format, args...)}
+	return &Error{Reason: reason, Code: code, Message: "lbproxy: " + fmt.Sprintf(format, args...)}
 }
 
 // noRouteCode is UNIMPLEMENTED, as of a server that lacks the method. Of the reflection service that would say that the
@@ -151,8 +153,10 @@ func ErrBackendProtocol(service, addr string, cause error) *Error {
 // ErrMetadataTooLarge is for a call whose metadata is more than the backend takes; it would end the connection,
 // and other calls with it.
 func ErrMetadataTooLarge(service, addr string, size, most uint32) *Error {
-	return fail(Limit, codes.Internal, "service %q: instance %s takes a header list size of %d bytes, the call's is %d; send less metadata",
+	err := fail(Limit, codes.Internal, "service %q: instance %s takes a header list size of %d bytes, the call's is %d; send less metadata",
 		service, addr, most, size)
+	err.httpStatus = http.StatusRequestHeaderFieldsTooLarge
+	return err
 }
 
 // ErrAnswerTooLarge is for a call whose answer has more metadata than the caller takes; it would end the caller's

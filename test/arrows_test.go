@@ -27,7 +27,7 @@ var arrows = map[string][]string{
 	"picker":                 {"discovery", "metrics"},
 	"proxy":                  {"picker", "discovery", "metrics"},
 	"proxy/transport":        {"metrics", "internal/logsample"},
-	"proxy/grpcengine":       {"proxy", "proxy/transport", "picker"},
+	"proxy/grpcengine":       {"proxy", "proxy/transport", "picker", "internal/logsample"},
 	"proxy/h2":               {},
 	"proxy/h2/hpack":         {},
 	"proxy/relay": {

@@ -71,7 +71,7 @@ func New(cfg *configs.Config, version string, log *zap.Logger, level zap.AtomicL
 		return nil, err
 	}
 	a.source = source
-	a.engine = newEngine(cfg, a.metrics, log)
+	a.engine = newEngine(cfg, a.AdminAddr(), a.metrics, log)
 	a.services = proxy.NewDirectory(proxy.DirectoryConfig{
 		Source:      source,
 		Dial:        a.engine.Dial,

@@ -14,10 +14,11 @@ import (
 	"github.com/lbproxy/lbproxy/proxy/transport"
 )
 
-func newEngine(cfg *configs.Config, m *metrics.Metrics, log *zap.Logger) proxy.Engine {
+// newEngine makes the engine that is configured. Admin is the address of the admin API.
+func newEngine(cfg *configs.Config, admin string, m *metrics.Metrics, log *zap.Logger) proxy.Engine {
 	d := transport.NewDescriptors(transport.DescriptorLimit(), descriptorsInUse(cfg), m.Descriptors(), log)
 	if cfg.Engine != configs.EngineRelay {
-		return grpcengine.New(d)
+		return grpcengine.New(d, admin, log)
 	}
 	r := cfg.Relay
 	return relay.New(relay.Config{
@@ -30,6 +31,7 @@ func newEngine(cfg *configs.Config, m *metrics.Metrics, log *zap.Logger) proxy.E
 		MaxConnections:   r.MaxEndpointConnections,
 		MaxConnectionAge: r.MaxConnectionAge,
 		HandshakeTimeout: r.HandshakeTimeout,
+		Admin:            admin,
 	}, d, m, log)
 }
 

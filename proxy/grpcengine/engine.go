@@ -26,9 +26,11 @@ import (
 	"time"
 
 	grpcproxy "github.com/mwitkow/grpc-proxy/proxy"
+	"go.uber.org/zap"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/keepalive"
 
+	"github.com/lbproxy/lbproxy/internal/logsample"
 	"github.com/lbproxy/lbproxy/proxy"
 	"github.com/lbproxy/lbproxy/proxy/transport"
 )
@@ -47,6 +49,8 @@ var _ proxy.Engine = (*Engine)(nil)
 // Engine implements [proxy.Engine].
 type Engine struct {
 	descriptors *transport.Descriptors
+	admin       string
+	log         *zap.Logger
 
 	// forced is done when running calls must end; its cause is their status.
 	forced context.Context
@@ -57,9 +61,11 @@ type Engine struct {
 	down    bool
 }
 
-// New returns an engine that serves nothing yet.
-func New(d *transport.Descriptors) *Engine {
-	e := &Engine{descriptors: d}
+// New returns an engine that serves nothing yet. Admin is where health checks are answered, for those that ask at the
+// port of calls.
+func New(d *transport.Descriptors, admin string, log *zap.Logger) *Engine {
+	// Callers can make much of it happen without end.
+	e := &Engine{descriptors: d, admin: admin, log: log.WithOptions(logsample.First(5, time.Second))}
 	e.forced, e.force = context.WithCancelCause(context.Background())
 	return e
 }
@@ -85,21 +91,22 @@ func (e *Engine) Serve(p *proxy.Policy, l net.Listener, service string) error {
 		l.Close()
 		return nil
 	}
-	return s.Serve(callers{l, e.descriptors})
+	return s.Serve(callers{l, e})
 }
 
 // callers accepts connections.
 type callers struct {
 	net.Listener
-	descriptors *transport.Descriptors
+	engine *Engine
 }
 
 func (l callers) Accept() (net.Conn, error) {
-	c, err := l.descriptors.Accept(l.Listener)
+	c, err := l.engine.descriptors.Accept(l.Listener)
 	if err != nil {
 		return nil, err
 	}
-	return &counted{Conn: c, gone: l.descriptors.CallerGone}, nil
+	g := &greeting{Conn: c, admin: l.engine.admin, listener: l.Addr().String(), log: l.engine.log}
+	return &counted{Conn: g, gone: l.engine.descriptors.CallerGone}, nil
 }
 
 // counted is a connection that has a descriptor.

@@ -5,6 +5,8 @@ import (
 	"net"
 	"runtime"
 	"time"
+
+	"github.com/lbproxy/lbproxy/proxy/transport"
 )
 
 // blocking drives a connection with goroutines that block: one that reads, and one for each write. It is for
@@ -29,7 +31,7 @@ func attachBlocking(s *shard, nc net.Conn, ended func(), make func(driver) *conn
 
 // close implements driver.
 func (d *blocking) close(why error) {
-	d.shard.logEnd(d.conn, d.nc.RemoteAddr(), why)
+	d.shard.logEnd(d.conn, transport.Peer(d.nc), why)
 	d.closing = true
 	d.nc.SetDeadline(time.Now().Add(lingerTimeout))
 	d.conn.mark() // flush closes

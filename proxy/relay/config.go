@@ -31,6 +31,8 @@ type Config struct {
 	MaxConnectionAge time.Duration
 	// HandshakeTimeout is how long a caller may take until its preface and SETTINGS have come.
 	HandshakeTimeout time.Duration
+	// Admin is where health checks are answered, for those that ask at the port of calls.
+	Admin string
 }
 
 // maxBlock is the longest field block that is decoded, though what exceeds MaxHeaderList costs its call: otherwise it

@@ -7,6 +7,7 @@ import (
 
 	"github.com/lbproxy/lbproxy/proxy/h2"
 	"github.com/lbproxy/lbproxy/proxy/h2/hpack"
+	"github.com/lbproxy/lbproxy/proxy/transport"
 )
 
 const (
@@ -85,14 +86,15 @@ type conn struct {
 	life      timer // a caller's is to have greeted, or to connect anew; an additional one to a backend has nothing to do
 	keepalive keepalive
 
-	greeted  bool // the peer's SETTINGS have come
-	writing  bool // the driver has not finished what it took
-	marked   bool // is among core.dirty
-	borrows  bool // is among core.borrowers
-	doomed   bool // is among core.doomed
-	leaving  bool // GOAWAY was sent or has come: no more streams
-	finished bool // it is to close as soon as its last stream has ended
-	dead     bool
+	introduced bool // our SETTINGS have been sent
+	greeted    bool // the peer's SETTINGS have come
+	writing    bool // the driver has not finished what it took
+	marked     bool // is among core.dirty
+	borrows    bool // is among core.borrowers
+	doomed     bool // is among core.doomed
+	leaving    bool // GOAWAY was sent or has come: no more streams
+	finished   bool // it is to close as soon as its last stream has ended
+	dead       bool
 }
 
 func (c *core) newConn(s side, d driver) *conn {
@@ -109,26 +111,38 @@ func (c *core) newConn(s side, d driver) *conn {
 		streams: map[uint32]*stream{},
 		nextID:  1,
 	}
+	c.conns[cn] = struct{}{}
+	c.metrics.ConnectionOpened(s.String())
+	if s == caller {
+		cn.preface = len(h2.ClientPreface) // until then it may speak anything
+	} else {
+		cn.keepalive.timer.fire = cn.checkAlive
+		cn.introduce()
+	}
+	return cn
+}
+
+// introduce says, once, what we are.
+func (c *conn) introduce() {
+	if c.introduced {
+		return
+	}
+	c.introduced = true
 	settings := []h2.Setting{
 		{ID: h2.SettingInitialWindowSize, Value: streamWindow},
 		{ID: h2.SettingMaxFrameSize, Value: maxFrameSize},
-		{ID: h2.SettingMaxHeaderListSize, Value: c.cfg.MaxHeaderList},
+		{ID: h2.SettingMaxHeaderListSize, Value: c.core.cfg.MaxHeaderList},
 	}
-	cn.out = cn.writable()
-	if s == caller {
-		cn.preface = len(h2.ClientPreface)
-		settings = append(settings, h2.Setting{ID: h2.SettingMaxConcurrentStreams, Value: c.cfg.MaxStreams})
+	c.out = c.writable()
+	if c.side == caller {
+		settings = append(settings, h2.Setting{ID: h2.SettingMaxConcurrentStreams, Value: c.core.cfg.MaxStreams})
 	} else {
-		cn.out = append(cn.out, h2.ClientPreface...)
+		c.out = append(c.out, h2.ClientPreface...)
 		settings = append(settings, h2.Setting{ID: h2.SettingEnablePush, Value: 0})
-		cn.keepalive.timer.fire = cn.checkAlive
 	}
-	cn.out = h2.AppendSettings(cn.out, settings...)
-	cn.out = h2.AppendWindowUpdate(cn.out, 0, connWindow-h2.InitialWindow)
-	cn.mark()
-	c.conns[cn] = struct{}{}
-	c.metrics.ConnectionOpened(s.String())
-	return cn
+	c.out = h2.AppendSettings(c.out, settings...)
+	c.out = h2.AppendWindowUpdate(c.out, 0, connWindow-h2.InitialWindow)
+	c.mark()
 }
 
 // newCaller takes a caller in.
@@ -188,12 +202,10 @@ func (c *conn) received(n int) (more bool) {
 }
 
 func (c *conn) understand() (more bool, err error) {
-	for c.preface > 0 && c.r < c.w {
-		if c.in[c.r] != h2.ClientPreface[len(h2.ClientPreface)-c.preface] {
-			return false, errNotHTTP2
+	if c.preface > 0 {
+		if err := c.readPreface(); err != nil {
+			return false, err
 		}
-		c.r++
-		c.preface--
 	}
 	for c.preface == 0 && !c.dead && c.w-c.r >= h2.FrameHeaderLen {
 		if c.work > maxWork {
@@ -222,6 +234,25 @@ func (c *conn) understand() (more bool, err error) {
 		c.core.blame = c
 	}
 	return false, nil
+}
+
+// readPreface reads how HTTP/2 begins, as far as it has come.
+func (c *conn) readPreface() error {
+	for ; c.preface > 0 && c.r < c.w; c.r++ {
+		known := h2.ClientPreface[:len(h2.ClientPreface)-c.preface]
+		if c.in[c.r] != h2.ClientPreface[len(known)] {
+			said := append([]byte(known), c.in[c.r:c.w]...)
+			if foreign := transport.Recognize(said, c.core.cfg.Admin); foreign != nil {
+				return foreign
+			}
+			return nil
+		}
+		c.preface--
+	}
+	if c.preface == 0 {
+		c.introduce()
+	}
+	return nil
 }
 
 func (c *conn) frame(h h2.FrameHeader, payload []byte) error {

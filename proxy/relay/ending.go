@@ -7,10 +7,10 @@ import (
 
 	"github.com/lbproxy/lbproxy/metrics"
 	"github.com/lbproxy/lbproxy/proxy/h2"
+	"github.com/lbproxy/lbproxy/proxy/transport"
 )
 
 var (
-	errNotHTTP2  = errors.New("the caller does not speak HTTP/2: no preface")
 	errSilent    = errors.New("the caller has not said in time what it speaks")
 	errFinished  = errors.New("the connection has served its purpose")
 	errDefect    = errors.New("a defect in lbproxy")
@@ -21,12 +21,13 @@ var (
 func causeOf(err error) metrics.Cause {
 	var e excess
 	var violation h2.ConnectionError
+	var foreign *transport.Foreign
 	switch {
 	case errors.As(err, &e):
 		return e.cause
 	case errors.As(err, &violation):
 		return metrics.CauseProtocol
-	case errors.Is(err, errNotHTTP2):
+	case errors.As(err, &foreign):
 		return metrics.CauseNotHTTP2
 	case errors.Is(err, errFinished):
 		return metrics.CauseFinished
@@ -115,9 +116,15 @@ func (c *conn) fail(err error) {
 	if c.dead {
 		return
 	}
-	if !errors.Is(err, errNotHTTP2) {
+	var foreign *transport.Foreign
+	switch {
+	case !errors.As(err, &foreign):
+		c.introduce()
 		e := connectionError(err)
 		c.out = h2.AppendGoAway(c.writable(), c.lastID, e.Code, e.Reason)
+		c.mark()
+	case !c.introduced:
+		c.out = append(c.writable(), foreign.Answer...)
 		c.mark()
 	}
 	c.end(err)
@@ -198,6 +205,7 @@ func (c *conn) drain() {
 		return
 	}
 	c.leaving = true
+	c.introduce()
 	c.goAway(h2.MaxStreamID)
 	c.out = h2.AppendPing(c.writable(), false, drainPing)
 	c.core.set(&c.life, c.core.now.Add(drainPatience))

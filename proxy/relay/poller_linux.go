@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/lbproxy/lbproxy/proxy/transport"
 )
 
 // poller drives the plain sockets of a shard from one goroutine: it waits until some can be read, reads all of them,
@@ -190,7 +192,7 @@ func (p *poller) read() {
 // attach takes a socket over, of which the core makes a connection. If it cannot, nc is closed, unless it is no
 // socket: a connection that goroutines drove for want of a descriptor would cost more as long as it lives.
 func (p *poller) attach(nc net.Conn, ended func(), make func(driver) *conn) (*conn, error) {
-	peer := nc.RemoteAddr()
+	peer := transport.Peer(nc)
 	fd, err := takeOver(nc)
 	if err != nil {
 		return nil, err

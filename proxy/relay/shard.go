@@ -11,6 +11,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/lbproxy/lbproxy/metrics"
+	"github.com/lbproxy/lbproxy/proxy/transport"
 )
 
 // shard drives one core: it holds the lock, and has drivers do the core's I/O and waiting.
@@ -188,7 +189,11 @@ const lingerTimeout = time.Second
 
 // logEnd says why a connection ends, if that is its peer's doing.
 func (s *shard) logEnd(c *conn, peer net.Addr, why error) {
-	if isViolation(why) || errors.Is(why, errKeepalive) {
+	var foreign *transport.Foreign
+	switch {
+	case errors.As(why, &foreign):
+		foreign.Log(s.log, peer, c.front.listener)
+	case isViolation(why), errors.Is(why, errKeepalive):
 		s.log.Warn("a connection is ended because of its peer", zap.Stringer("peer", c.side),
 			zap.Stringer("address", peer), zap.String("cause", string(causeOf(why))), zap.Error(why))
 	}

@@ -122,13 +122,16 @@ func TestStatusesInHTTPWaitForWindows(t *testing.T) {
 }
 
 func TestHTTPStatuses(t *testing.T) {
-	for want, err := range map[int]*proxy.Error{
-		503: proxy.ErrBackendLost("hello", "a:1", errTest),
-		502: proxy.ErrBackendProtocol("hello", "a:1", errTest),
-		431: proxy.ErrMetadataTooLarge("hello", "a:1", 2, 1),
-		429: proxy.ErrMemory("hello", 1),
-		404: {Code: codes.Unimplemented, Reason: proxy.NoRoute},
-		504: {Code: codes.DeadlineExceeded, Reason: proxy.Deadline},
+	for err, want := range map[*proxy.Error]int{
+		proxy.ErrBackendLost("hello", "a:1", errTest):                   503,
+		proxy.ErrDraining():                                             503,
+		proxy.ErrBackendProtocol("hello", "a:1", errTest):               502,
+		proxy.ErrAnswerTooLarge("hello", "a:1", 2, 1):                   502,
+		proxy.ErrMetadataTooLarge("hello", "a:1", 2, 1):                 431,
+		proxy.ErrMemory("hello", 1):                                     429,
+		proxy.ErrDeadline("hello", time.Second, time.Second, "waiting"): 504,
+		{Code: codes.Unimplemented, Reason: proxy.NoRoute}:              404,
+		{Code: codes.NotFound, Reason: proxy.NoRoute}:                   404,
 	} {
 		if got := err.HTTPStatus(); got != want {
 			t.Errorf("%v is %d in HTTP, want %d", err, got, want)

@@ -134,7 +134,7 @@ func TestHostileCallers(t *testing.T) { // alone: its bystanders' calls have a b
 	}
 }
 
-// What is no HTTP/2 from the start is not answered.
+// What is no HTTP/2 from the start harms nobody.
 func TestCallersThatDoNotSpeakHTTP2(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, engine{name: configs.EngineRelay})

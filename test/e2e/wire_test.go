@@ -45,6 +45,18 @@ type answer struct {
 	Body            string // as shown
 }
 
+// h2c speaks HTTP/2 without TLS to addr, whatever host is asked for.
+func h2c(addr string) *http.Transport {
+	var protocols http.Protocols
+	protocols.SetUnencryptedHTTP2(true)
+	return &http.Transport{
+		Protocols: &protocols,
+		DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, network, addr)
+		},
+	}
+}
+
 // post makes a call of one message to "hello" at addr.
 func post(ctx context.Context, addr, method string, md metadata.MD, message []byte) (answer, error) {
 	frame := append(binary.BigEndian.AppendUint32([]byte{0}, uint32(len(message))), message...)
@@ -63,14 +75,7 @@ func post(ctx context.Context, addr, method string, md metadata.MD, message []by
 			req.Header.Add(key, v)
 		}
 	}
-	var h2c http.Protocols
-	h2c.SetUnencryptedHTTP2(true)
-	transport := &http.Transport{
-		Protocols: &h2c,
-		DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
-			return new(net.Dialer).DialContext(ctx, network, addr)
-		},
-	}
+	transport := h2c(addr)
 	defer transport.CloseIdleConnections()
 	resp, err := transport.RoundTrip(req)
 	if err != nil {
