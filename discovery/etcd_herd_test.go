@@ -233,6 +233,20 @@ func TestEtcdLaggingStreamIsKept(t *testing.T) {
 	}
 }
 
+// Etcd takes longer to say where it is than an answer stays fresh for others who want to know.
+func TestEtcdAnswersSlowly(t *testing.T) {
+	t.Parallel()
+	e := newEtcd(t)
+	proxy := etcdtest.Intercept(t, e.endpoint, func(_ int, r *etcdtest.WatchResponse) bool { return r.Created || len(r.Events) > 0 })
+	s := newSource(t, discovery.EtcdConfig{Endpoints: []string{proxy.Endpoint()}}, impatient)
+	s.followMany(t, e, 3)
+	proxy.Hold(func(context.Context, *etcdtest.RangeRequest) { time.Sleep(impatient.Answer / 2) })
+	start := time.Now()
+	for _, service := range []string{"service0", "service1", "service2"} {
+		eventually(t, "the state confirmed", func() bool { return s.Standing(service).Confirmed.After(start.Add(2 * impatient.Answer)) })
+	}
+}
+
 // Etcd comes back with another history: what is known must go, however far that history has got.
 func TestEtcdRestoredFromABackup(t *testing.T) {
 	t.Parallel()

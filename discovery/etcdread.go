@@ -171,10 +171,10 @@ type glance struct {
 // glance asks etcd where it is, once for all services that want to know at a time. The answer is to a question from
 // after since, but not always from after the call.
 func (e *Etcd) glance(ctx context.Context, since time.Time) (*glance, error) {
+	if g := e.glanced.Load(); g != nil && g.at.After(since) && time.Since(g.at) < e.limits.answer/5 {
+		return g, nil
+	}
 	for {
-		if g := e.glanced.Load(); g != nil && g.at.After(since) && time.Since(g.at) < e.limits.answer/5 {
-			return g, nil
-		}
 		asked := e.glances.DoChan("", func() (any, error) {
 			at := time.Now()
 			// A user may read below the root and perhaps nowhere else. There is no such key.
@@ -186,13 +186,17 @@ func (e *Etcd) glance(ctx context.Context, since time.Time) (*glance, error) {
 				return nil, err
 			}
 			e.slow.Store(0)
-			e.glanced.Store(&glance{r.Header, at})
-			return nil, nil
+			g := &glance{r.Header, at}
+			e.glanced.Store(g)
+			return g, nil
 		})
 		select {
 		case a := <-asked:
 			if a.Err != nil {
 				return nil, a.Err
+			}
+			if g := a.Val.(*glance); g.at.After(since) { // or it had been asked by somebody else before
+				return g, nil
 			}
 		case <-ctx.Done():
 			return nil, context.Cause(ctx)
