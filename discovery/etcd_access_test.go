@@ -150,24 +150,33 @@ func TestEtcdTokenExpires(t *testing.T) {
 	}
 }
 
+// overTLS has etcd serve TLS with the files in dir, and want a certificate of its clients.
+func overTLS(dir string) func(*embed.Config) {
+	return func(cfg *embed.Config) {
+		cfg.ListenClientUrls[0].Scheme, cfg.AdvertiseClientUrls[0].Scheme = "https", "https"
+		cfg.ClientTLSInfo = transport.TLSInfo{
+			CertFile: filepath.Join(dir, "cert.pem"), KeyFile: filepath.Join(dir, "key.pem"),
+			TrustedCAFile: filepath.Join(dir, "ca.pem"), ClientCertAuth: true,
+		}
+	}
+}
+
+func tlsClient(endpoint, dir string) discovery.EtcdConfig {
+	return discovery.EtcdConfig{
+		Endpoints: []string{endpoint}, DialTimeout: time.Second,
+		TLS: &discovery.TLSConfig{
+			CA: filepath.Join(dir, "ca.pem"), Cert: filepath.Join(dir, "cert.pem"), Key: filepath.Join(dir, "key.pem"),
+			ServerName: "etcd.example",
+		},
+	}
+}
+
 func TestEtcdOverTLS(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	certify(t, dir)
-	file := func(name string) string { return filepath.Join(dir, name) }
-	server := etcdtest.Start(t, func(cfg *embed.Config) {
-		cfg.ListenClientUrls[0].Scheme, cfg.AdvertiseClientUrls[0].Scheme = "https", "https"
-		cfg.ClientTLSInfo = transport.TLSInfo{
-			CertFile: file("cert.pem"), KeyFile: file("key.pem"),
-			TrustedCAFile: file("ca.pem"), ClientCertAuth: true,
-		}
-	})
-	cfg := discovery.EtcdConfig{
-		Endpoints: []string{server.Endpoint()}, DialTimeout: time.Second,
-		TLS: &discovery.TLSConfig{
-			CA: file("ca.pem"), Cert: file("cert.pem"), Key: file("key.pem"), ServerName: "etcd.example",
-		},
-	}
+	newCA(t).certify(t, dir)
+	server := etcdtest.Start(t, overTLS(dir))
+	cfg := tlsClient(server.Endpoint(), dir)
 	s := newSource(t, cfg, discovery.EtcdLimits{})
 	if err := s.Probe(t.Context()); err != nil {
 		t.Error(err)
@@ -181,32 +190,162 @@ func TestEtcdOverTLS(t *testing.T) {
 	}
 }
 
-// certify writes ca.pem, and cert.pem and key.pem for etcd.example, which serve for both ends.
-func certify(t *testing.T, dir string) {
-	t.Helper()
-	caKey, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+// Authorities, certificates and keys are replaced while proxies and registrars run: with an authority that both sides
+// trust meanwhile, or at one blow. Neither is cut off once the files are there.
+func TestEtcdCertificatesAreRotated(t *testing.T) {
+	t.Parallel()
+	servers, clients := t.TempDir(), t.TempDir()
+	old, next := newCA(t), newCA(t)
+	old.certify(t, servers)
+	old.certify(t, clients)
+	server := etcdtest.Start(t, overTLS(servers))
+	network := etcdtest.Forward(t, server.Endpoint())
+	restart := func() {
+		t.Helper()
+		network.Cut() // over TLS, the server does not end before its streams do
+		defer network.Resume()
+		server.Stop()
+		if err := server.Restart(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	cfg := tlsClient(network.Endpoint(), clients)
+	s := newSource(t, cfg, discovery.EtcdLimits{})
+	f := s.follow(t, "hello")
+	r, err := discovery.NewRegistrar(etcdClient(t, cfg), "hello", testInstance, discovery.RegistrarOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
+	r.Start()
+	t.Cleanup(func() { r.Stop(context.Background()) })
+	weight := 10
+	works := func(when string) {
+		t.Helper()
+		weight++
+		if err := r.SetWeight(within(t), weight); err != nil {
+			t.Fatalf("%s: %v", when, err)
+		}
+		f.await(fmt.Sprintf("127.0.0.1:1001=%d", weight))
+	}
+	works("at first")
+
+	for _, dir := range []string{servers, clients} {
+		writeCAs(t, dir, old, next)
+	}
+	restart()
+	works("with both authorities")
+	next.certify(t, clients)
+	writeCAs(t, clients, old, next)
+	restart()
+	works("with a client's certificate of the next authority")
+	next.certify(t, servers)
+	restart()
+	works("with a server's certificate of the next authority, and that authority alone")
+
+	last := newCA(t)
+	last.certify(t, servers)
+	restart()
+	eventually(t, "the registrar is cut off, and says why", func() bool {
+		return strings.Contains(r.Status().Error, "unknown authority")
+	})
+	if err := os.Remove(filepath.Join(clients, "ca.pem")); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the registrar says which file is missing", func() bool {
+		return strings.Contains(r.Status().Error, filepath.Join(clients, "ca.pem"))
+	})
+	last.certify(t, clients)
+	works("after a cut")
+}
+
+func TestEtcdPasswordIsRotated(t *testing.T) {
+	t.Parallel()
+	server := etcdtest.Start(t, withUsers)
+	root := protect(t, server.Endpoint())
+	if _, err := root.RoleGrantPermission(t.Context(), "reader", "/hello/", clientv3.GetPrefixRangeEnd("/hello/"),
+		clientv3.PermissionType(clientv3.PermReadWrite)); err != nil {
+		t.Fatal(err)
+	}
+	cfg := asUser(t, server.Endpoint())
+	s := newSource(t, cfg, discovery.EtcdLimits{})
+	f := s.follow(t, "hello")
+	f.await("")
+	r, err := discovery.NewRegistrar(etcdClient(t, cfg), "hello", testInstance, discovery.RegistrarOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Start()
+	t.Cleanup(func() { r.Stop(context.Background()) })
+	f.await("127.0.0.1:1001=10")
+
+	if _, err := root.UserChangePassword(t.Context(), "lbproxy", "next"); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Probe(t.Context()); err == nil {
+		t.Error("the password has changed, and the probe says nothing")
+	}
+	if err := os.WriteFile(cfg.PasswordFile, []byte("next\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "etcd answers", func() bool { return s.Probe(t.Context()) == nil })
+	if err := r.SetWeight(within(t), 11); err != nil {
+		t.Fatal(err)
+	}
+	f.await("127.0.0.1:1001=11")
+	s.follow(t, "other").await("")
+}
+
+// within ends the context of what must happen soon.
+func within(t *testing.T) context.Context {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+type certAuthority struct {
+	cert *x509.Certificate
+	key  *ecdsa.PrivateKey
+}
+
+func newKey(t *testing.T) *ecdsa.PrivateKey {
+	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)
 	}
-	ca := &x509.Certificate{
+	return key
+}
+
+func newCA(t *testing.T) certAuthority {
+	t.Helper()
+	key := newKey(t)
+	template := &x509.Certificate{
 		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test CA"},
 		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
 		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
 	}
-	leaf := &x509.Certificate{
-		SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: "etcd"}, DNSNames: []string{"etcd.example"},
-		NotBefore: ca.NotBefore, NotAfter: ca.NotAfter, KeyUsage: x509.KeyUsageDigitalSignature,
-		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
-	}
-	caDER, err := x509.CreateCertificate(rand.Reader, ca, ca, &caKey.PublicKey, caKey)
+	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
 	if err != nil {
 		t.Fatal(err)
 	}
-	leafDER, err := x509.CreateCertificate(rand.Reader, leaf, ca, &key.PublicKey, caKey)
+	cert, err := x509.ParseCertificate(der)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return certAuthority{cert, key}
+}
+
+// certify writes the authority's ca.pem, and cert.pem and key.pem for etcd.example, which serve for both ends.
+func (ca certAuthority) certify(t *testing.T, dir string) {
+	t.Helper()
+	key := newKey(t)
+	leaf := &x509.Certificate{
+		SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: "etcd"}, DNSNames: []string{"etcd.example"},
+		NotBefore: ca.cert.NotBefore, NotAfter: ca.cert.NotAfter, KeyUsage: x509.KeyUsageDigitalSignature,
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
+	}
+	certDER, err := x509.CreateCertificate(rand.Reader, leaf, ca.cert, &key.PublicKey, ca.key)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -214,13 +353,28 @@ func certify(t *testing.T, dir string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for name, block := range map[string]*pem.Block{
-		"ca.pem":   {Type: "CERTIFICATE", Bytes: caDER},
-		"cert.pem": {Type: "CERTIFICATE", Bytes: leafDER},
-		"key.pem":  {Type: "EC PRIVATE KEY", Bytes: keyDER},
-	} {
-		if err := os.WriteFile(filepath.Join(dir, name), pem.EncodeToMemory(block), 0o600); err != nil {
-			t.Fatal(err)
-		}
+	writePEM(t, filepath.Join(dir, "cert.pem"), &pem.Block{Type: "CERTIFICATE", Bytes: certDER})
+	writePEM(t, filepath.Join(dir, "key.pem"), &pem.Block{Type: "EC PRIVATE KEY", Bytes: keyDER})
+	writeCAs(t, dir, ca)
+}
+
+// writeCAs writes ca.pem with all authorities.
+func writeCAs(t *testing.T, dir string, authorities ...certAuthority) {
+	t.Helper()
+	var blocks []*pem.Block
+	for _, ca := range authorities {
+		blocks = append(blocks, &pem.Block{Type: "CERTIFICATE", Bytes: ca.cert.Raw})
+	}
+	writePEM(t, filepath.Join(dir, "ca.pem"), blocks...)
+}
+
+func writePEM(t *testing.T, path string, blocks ...*pem.Block) {
+	t.Helper()
+	var content []byte
+	for _, b := range blocks {
+		content = append(content, pem.EncodeToMemory(b)...)
+	}
+	if err := os.WriteFile(path, content, 0o600); err != nil {
+		t.Fatal(err)
 	}
 }

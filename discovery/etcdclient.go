@@ -2,11 +2,8 @@ package discovery
 
 import (
 	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
-	"os"
 	"strings"
 	"sync"
 	"time"
@@ -28,14 +25,6 @@ type EtcdConfig struct {
 	Username     string
 	PasswordFile string // holds the password; a trailing newline is cut off
 	TLS          *TLSConfig
-}
-
-// TLSConfig names the files for TLS towards a server. Cert and Key go together and are optional.
-type TLSConfig struct {
-	CA         string
-	Cert       string
-	Key        string
-	ServerName string
 }
 
 const (
@@ -85,24 +74,22 @@ func NewEtcdClient(cfg EtcdConfig, log *zap.Logger) (*EtcdClient, error) {
 	}
 	c.DialOptions = connectionOptions(c.DialTimeout)
 	if cfg.Username != "" {
-		password, err := os.ReadFile(cfg.PasswordFile)
+		password, err := readPassword(cfg.PasswordFile)
 		if err != nil {
 			return nil, fmt.Errorf("etcd: password of user %q: %w", cfg.Username, err)
 		}
-		c.Password = strings.TrimRight(string(password), "\r\n")
-		if c.Password == "" {
-			return nil, fmt.Errorf("etcd: password of user %q: file %s is empty", cfg.Username, cfg.PasswordFile)
-		}
+		c.Password = password
+		c.DialOptions = append(c.DialOptions, grpc.WithChainUnaryInterceptor(logInFrom(cfg.PasswordFile)))
 	}
 	if cfg.TLS != nil {
-		t, err := cfg.TLS.load()
+		credentials, err := cfg.TLS.credentials()
 		if err != nil {
 			return nil, fmt.Errorf("etcd: tls: %w", err)
 		}
-		c.TLS = t
-		if t.ServerName != "" {
+		c.DialOptions = append(c.DialOptions, grpc.WithTransportCredentials(credentials))
+		if name := cfg.TLS.ServerName; name != "" {
 			// The client has the endpoints' own host names verified unless gRPC is told, too.
-			c.DialOptions = append(c.DialOptions, grpc.WithAuthority(t.ServerName))
+			c.DialOptions = append(c.DialOptions, grpc.WithAuthority(name))
 		}
 	}
 	ctx, end := context.WithCancel(context.Background())
@@ -114,32 +101,6 @@ func NewEtcdClient(cfg EtcdConfig, log *zap.Logger) (*EtcdClient, error) {
 // ours to log.
 func quiet(log *zap.Logger) *zap.Logger {
 	return log.WithOptions(zap.IncreaseLevel(zapcore.ErrorLevel), logsample.First(1, time.Minute))
-}
-
-func (t *TLSConfig) load() (*tls.Config, error) {
-	cfg := &tls.Config{MinVersion: tls.VersionTLS12, ServerName: t.ServerName}
-	if t.CA != "" {
-		pem, err := os.ReadFile(t.CA)
-		if err != nil {
-			return nil, err
-		}
-		cfg.RootCAs = x509.NewCertPool()
-		if !cfg.RootCAs.AppendCertsFromPEM(pem) {
-			return nil, fmt.Errorf("%s holds no certificate in PEM form", t.CA)
-		}
-	}
-	if t.Cert != "" || t.Key != "" {
-		// Read anew for each handshake, so that a renewed certificate is taken up without a restart.
-		load := func() (*tls.Certificate, error) {
-			pair, err := tls.LoadX509KeyPair(t.Cert, t.Key)
-			return &pair, err
-		}
-		if _, err := load(); err != nil {
-			return nil, err
-		}
-		cfg.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return load() }
-	}
-	return cfg, nil
 }
 
 // Endpoints are the addresses of etcd, for messages.
