@@ -11,13 +11,13 @@ import (
 // Recent says what became of the calls of the last minute: for people who look at a proxy, not at Prometheus.
 type Recent struct {
 	CallsPerSecond float64 `json:"calls_per_second"`
-	ErrorShare     float64 `json:"error_share"` // of calls whose status tells of a failing server, see Failing
+	ErrorShare     float64 `json:"error_share"` // of calls whose status tells of a failing server, see failing
 	P99Seconds     float64 `json:"p99_seconds"`
 }
 
-// Failing says whether a code tells of a server that fails, and not of a request that it refuses: OpenTelemetry's
+// failing says whether a code tells of a server that fails, and not of a request that it refuses: OpenTelemetry's
 // list for servers' spans, and RESOURCE_EXHAUSTED, since a server that is full is one to look at.
-func Failing(code codes.Code) bool {
+func failing(code codes.Code) bool {
 	switch code {
 	case codes.OK, codes.Canceled, codes.InvalidArgument, codes.NotFound, codes.AlreadyExists, codes.PermissionDenied,
 		codes.FailedPrecondition, codes.Aborted, codes.OutOfRange, codes.Unauthenticated:
@@ -64,7 +64,7 @@ func (r *recent) count(code codes.Code, took time.Duration, now time.Time) {
 		return
 	}
 	s.durations[durationIndex(took)].Add(1)
-	if Failing(code) {
+	if failing(code) {
 		s.failed.Add(1)
 	}
 }

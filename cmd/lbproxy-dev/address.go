@@ -8,7 +8,7 @@ import (
 	"strings"
 	"syscall"
 
-	"github.com/spf13/pflag"
+	"github.com/spf13/cobra"
 
 	"github.com/lbproxy/lbproxy/internal/portowner"
 )
@@ -22,9 +22,9 @@ type address struct {
 	chosen bool
 }
 
-func (a *address) add(flags *pflag.FlagSet, flag, value, usage string) {
+func (a *address) add(cmd *cobra.Command, flag, value, usage string) {
 	a.flag = flag
-	flags.StringVar(&a.value, flag, value, usage+"; any free port if that is taken")
+	cmd.Flags().StringVar(&a.value, flag, value, usage+"; any free port if that is taken")
 }
 
 // complete notes whether the flag was given. With anywhere, it is any free port unless it was.

@@ -114,11 +114,11 @@ Addresses are the same each time, unless they are taken; with --once they are an
 		},
 	}
 	flags := cmd.Flags()
-	o.listen.add(flags, "listen", "127.0.0.1:7070", "host:port where lbproxy takes calls")
-	o.admin.add(flags, "admin", "127.0.0.1:7071", "host:port of lbproxy's admin API")
-	o.etcd.add(flags, "etcd", "127.0.0.1:2379", "host:port of etcd")
-	o.weightAddress.add(flags, "weight-address", "127.0.0.1:7072", "host:port where the servers' weights are changed over HTTP")
-	o.servers.add(flags, "servers", "127.0.0.1:7081", "host:port of the first server, which the others follow port by port")
+	o.listen.add(cmd, "listen", "127.0.0.1:7070", "host:port where lbproxy takes calls")
+	o.admin.add(cmd, "admin", "127.0.0.1:7071", "host:port of lbproxy's admin API")
+	o.etcd.add(cmd, "etcd", "127.0.0.1:2379", "host:port of etcd")
+	o.weightAddress.add(cmd, "weight-address", "127.0.0.1:7072", "host:port where the servers' weights are changed over HTTP")
+	o.servers.add(cmd, "servers", "127.0.0.1:7081", "host:port of the first server, which the others follow port by port")
 	flags.IntSliceVar(&o.weights, "weights", []int{1, 1, 1, 1, 10}, "weight of each server, 0 (drained) to 65535")
 	flags.IntVar(&o.backends, "backends", 0, "number of servers, each of weight 1, instead of --weights")
 	flags.StringVar(&o.policy, "policy", picker.WeightedRoundRobin,

@@ -57,14 +57,34 @@ type logLine struct{ fields, errors, below strings.Builder }
 // addAll adds the fields of one map, whose order is lost.
 func (l *logLine) addAll(fields map[string]any) {
 	for _, key := range slices.Sorted(maps.Keys(fields)) {
-		if key != "errorVerbose" { // zap's, of errors that bring their stack
-			l.add(key, textOf(fields[key]))
+		if key == "errorVerbose" { // zap's, of errors that bring their stack
+			continue
+		}
+		switch value := fields[key].(type) {
+		case string:
+			l.add(key, value)
+		case time.Time:
+			l.add(key, value.Format(time.RFC3339Nano))
+		case []any, map[string]any:
+			l.addList(key, value)
+		default:
+			l.add(key, fmt.Sprint(value))
 		}
 	}
 }
 
+// addList adds what is more than one value, as JSON, in which nothing is left to be quoted.
+func (l *logLine) addList(key string, values any) {
+	text, err := json.Marshal(values)
+	if err != nil {
+		text = fmt.Append(nil, values)
+	}
+	fmt.Fprintf(&l.fields, "  %s=%s", key, printable(string(text)))
+}
+
 func (l *logLine) add(key, text string) {
 	switch {
+	case text == "": // says nothing
 	case strings.Contains(text, "\n"):
 		fmt.Fprintf(&l.below, "\n  %s:", key)
 		for line := range strings.Lines(text) {
@@ -72,25 +92,11 @@ func (l *logLine) add(key, text string) {
 		}
 	case key == "error":
 		fmt.Fprintf(&l.errors, "  error: %s", printable(text))
-	case text == "" || strings.ContainsAny(text, " \"=") || printable(text) != text:
+	case strings.ContainsAny(text, " \"=") || printable(text) != text:
 		fmt.Fprintf(&l.fields, "  %s=%s", key, strconv.Quote(text))
 	default:
 		fmt.Fprintf(&l.fields, "  %s=%s", key, text)
 	}
-}
-
-func textOf(value any) string {
-	switch value := value.(type) {
-	case string:
-		return value
-	case time.Time:
-		return value.Format(time.RFC3339Nano)
-	case []any, map[string]any:
-		if text, err := json.Marshal(value); err == nil {
-			return string(text)
-		}
-	}
-	return fmt.Sprint(value)
 }
 
 // printable escapes what is not to be printed as it is.
