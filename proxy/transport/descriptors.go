@@ -83,7 +83,7 @@ func (d *Descriptors) maxBackends() int { return d.shared - max(d.callers, d.sha
 // crowd is how many callers there are more than leave some room.
 func (d *Descriptors) crowd() int {
 	most := d.maxCallers()
-	return d.callers - (most - min(most/8, maxRoom))
+	return d.callers - (most - min(max(most/8, 1), maxRoom))
 }
 
 // OnCrowd has partWith called, now and then, while callers have nearly all that they may. It asks up to n callers to
