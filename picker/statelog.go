@@ -53,7 +53,7 @@ func (e *Endpoint) logState(cause error) {
 	case e.state == Ready && cause == nil:
 		log.Info("endpoint is ready")
 	case e.state == Ready:
-		log.Warn("endpoint is registered anew and keeps its old connection, as there is no new one yet", zap.Error(cause))
+		log.Warn("endpoint is ready, but a further connection to it cannot be made", zap.Error(cause))
 	case e.state == Failed:
 		log.Warn("endpoint cannot be reached", zap.Error(cause))
 	default:

@@ -43,7 +43,7 @@ func (e *Engine) Dial(ep *picker.Endpoint) picker.Conn {
 			Backoff: backoff.Config{
 				BaseDelay: transport.ConnectBackoffMin, MaxDelay: transport.ConnectBackoffMax, Multiplier: 1.6, Jitter: 0.2,
 			},
-			MinConnectTimeout: transport.ConnectTimeout,
+			MinConnectTimeout: transport.MaxPatience,
 		}),
 		grpc.WithDefaultCallOptions(
 			grpc.ForceCodecV2(rawCodec{}),

@@ -92,6 +92,7 @@ type conn struct {
 	marked     bool // is among core.dirty
 	borrows    bool // is among core.borrowers
 	doomed     bool // is among core.doomed
+	served     bool // a backend has answered a call
 	leaving    bool // GOAWAY was sent or has come: no more streams
 	finished   bool // it is to close as soon as its last stream has ended
 	dead       bool
@@ -205,6 +206,11 @@ func (c *conn) understand() (more bool, err error) {
 	if c.preface > 0 {
 		if err := c.readPreface(); err != nil {
 			return false, err
+		}
+	}
+	if c.upstream != nil && !c.greeted {
+		if err := transport.ForeignGreeting(c.in[c.r:c.w]); err != nil {
+			return false, ungreeted{err}
 		}
 	}
 	for c.preface == 0 && !c.dead && c.w-c.r >= h2.FrameHeaderLen {

@@ -84,6 +84,99 @@ func TestGrowth(t *testing.T) {
 	})
 }
 
+func TestGrowthInVain(t *testing.T) {
+	w, c, b := pair(t, oneStream)
+	c.request(true)
+	c.request(true)
+	for pause := growthPause; pause < maxGrowthPause; pause *= 2 {
+		w.unreachable("a:1")
+		w.pass(pause - time.Millisecond)
+		if len(w.dialling) > 0 {
+			t.Fatalf("one more connection is wished for after less than %s", pause)
+		}
+		w.pass(time.Millisecond)
+	}
+	w.unreachable("a:1")
+	w.pass(maxGrowthPause)
+	second := w.additional("a:1", oneStream)
+	want(t, second, "HEADERS 1 end")
+	second.only(1, "0") // it is of use
+	second.end()
+	c.request(true)
+	w.pass(growthPause)
+	if len(w.dialling) == 0 {
+		t.Errorf("no connection is wished for %s after one of use was lost", growthPause)
+	}
+	b.only(1, "0")
+	w.finish()
+}
+
+// renewed is a connection for the instance's next registration.
+func (w *world) renewed(addr string) *peer {
+	u := w.upstreams[addr]
+	u.destination.generation.Add(1)
+	p := w.dialled(addr)
+	p.c.link.generation = u.destination.generation.Load()
+	return p
+}
+
+func TestRenewedConnections(t *testing.T) {
+	t.Run("calls go to the new one when it is ready", func(t *testing.T) {
+		w, c, old := pair(t)
+		c.request(true)
+		renewed := w.renewed("a:1")
+		c.request(true)
+		want(t, old, "HEADERS 1 end", "HEADERS 3 end")
+		renewed.settings()
+		renewed.got()
+		c.request(true)
+		want(t, renewed, "HEADERS 1 end")
+		old.only(1, "0")
+		if old.closed {
+			t.Error("the old connection has ended before its last call")
+		}
+		old.only(3, "0")
+		renewed.only(1, "0")
+		want(t, c, "HEADERS 1 :status=200 grpc-status=0 end", "HEADERS 3 :status=200 grpc-status=0 end",
+			"HEADERS 5 :status=200 grpc-status=0 end")
+		if !old.closed || renewed.closed {
+			t.Error("the old connection goes on, or the new one does not")
+		}
+		w.finish()
+	})
+	t.Run("one without calls ends at once", func(t *testing.T) {
+		w, _, old := pair(t)
+		w.renewed("a:1").settings()
+		if !old.closed || w.ended(backend, "finished") != 1 {
+			t.Error("the old connection goes on")
+		}
+		w.finish()
+	})
+	t.Run("one that is not made leaves all as it was", func(t *testing.T) {
+		w, c, old := pair(t)
+		w.renewed("a:1").end()
+		c.request(true)
+		want(t, old, "HEADERS 1 end")
+		w.finish()
+	})
+	t.Run("additional ones go, too, now and later", func(t *testing.T) {
+		w, c, first, second := two(t)
+		late := w.connected("a:1", true)
+		w.renewed("a:1").settings()
+		late.settings()
+		for range 2 {
+			c.request(true)
+		}
+		want(t, late)
+		first.only(1, "0")
+		second.only(1, "0")
+		if !first.closed || !second.closed || !late.closed {
+			t.Error("a connection for the old registration goes on")
+		}
+		w.finish()
+	})
+}
+
 // two is a pair whose backend has two connections, with a call on each, neither of which takes more.
 func two(t *testing.T) (w *world, c, first, second *peer) {
 	w, c, first = pair(t, oneStream)

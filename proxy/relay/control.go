@@ -1,6 +1,11 @@
 package relay
 
-import "github.com/lbproxy/lbproxy/proxy/h2"
+import (
+	"fmt"
+	"time"
+
+	"github.com/lbproxy/lbproxy/proxy/h2"
+)
 
 // The frames that carry nothing of a call but steer it or the connection.
 
@@ -103,12 +108,16 @@ func (c *conn) onRSTStream(h h2.FrameHeader, payload []byte) error {
 }
 
 func (c *conn) onGoAway(payload []byte) error {
-	last, _, _ := h2.ParseGoAway(payload)
+	last, code, text := h2.ParseGoAway(payload)
 	if c.side == caller {
 		return c.glitch("GOAWAY") // it is about us opening streams; its own go on
 	}
 	c.leaving = true
-	c.upstream.over(c, errGoAway)
+	c.link.goneAway = &goAwayError{code: code, text: string(text[:min(len(text), maxGoAwayText)])}
+	if code == h2.EnhanceYourCalm {
+		c.link.goneAway.pingInterval = c.pingLess(string(text))
+	}
+	c.upstream.over(c, c.link.goneAway)
 	for id, st := range c.streams {
 		if id > last {
 			c.expectCrossing(id, st.half[backend].window()) // some reset them one by one as well
@@ -116,6 +125,30 @@ func (c *conn) onGoAway(payload []byte) error {
 			st.refused(c.core, h2.RefusedStream)
 		}
 	}
-	c.upstream.retire(c, errGoAway)
+	c.upstream.retire(c, c.link.goneAway)
 	return nil
 }
+
+// maxGoAwayText is how much is kept of what a backend says with GOAWAY.
+const maxGoAwayText = 128
+
+// goAwayError is a backend's GOAWAY.
+type goAwayError struct {
+	code         h2.ErrCode
+	text         string        // what it says about it, in no particular form
+	pingInterval time.Duration // what comes of it; 0 for nothing
+}
+
+func (e *goAwayError) Error() string {
+	text := "the backend has sent GOAWAY " + e.code.String()
+	if e.text != "" {
+		text += fmt.Sprintf(" %q", e.text)
+	}
+	if e.pingInterval > 0 {
+		text += fmt.Sprintf("; it is asked by PINGs every %s from now on, raise keepalive.time for its service", e.pingInterval)
+	}
+	return text
+}
+
+// graceful says that the backend has nothing against us.
+func (e *goAwayError) graceful() bool { return e.code == h2.NoError }

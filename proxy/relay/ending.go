@@ -2,6 +2,7 @@ package relay
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"time"
 
@@ -16,6 +17,22 @@ var (
 	errDefect    = errors.New("a defect in lbproxy")
 	errKeepalive = errors.New("no answer to the keepalive PING")
 )
+
+// ungreeted is why a connection has ended to a backend that has not greeted.
+type ungreeted struct{ error }
+
+// ungreeted says why a connection ends, because of err, that the backend has not greeted on.
+func (c *conn) ungreeted(err error) error {
+	var late tooLate
+	switch said := c.in[c.r:c.w]; {
+	case isViolation(err), errors.Is(err, errFinished), errors.Is(err, errDefect), errors.As(err, new(ungreeted)):
+		return err
+	case errors.As(err, &late):
+		return ungreeted{transport.LateGreeting(said, time.Duration(late))}
+	default:
+		return ungreeted{transport.NoGreeting(said, err)}
+	}
+}
 
 // causeOf is how the end of a connection is counted.
 func causeOf(err error) metrics.Cause {
@@ -35,7 +52,7 @@ func causeOf(err error) metrics.Cause {
 		return metrics.CauseDefect
 	case errors.Is(err, errKeepalive):
 		return metrics.CauseKeepalive
-	case errors.Is(err, errSilent), errors.Is(err, errHandshake):
+	case errors.Is(err, errSilent), errors.As(err, new(ungreeted)):
 		return metrics.CauseHandshake
 	case errors.Is(err, io.EOF):
 		return metrics.CausePeer
@@ -118,6 +135,7 @@ func (c *conn) fail(err error) {
 	}
 	var foreign *transport.Foreign
 	switch {
+	case errors.As(err, new(ungreeted)): // it would not understand
 	case !errors.As(err, &foreign):
 		c.introduce()
 		e := connectionError(err)
@@ -136,6 +154,9 @@ func (c *conn) end(err error) {
 		return
 	}
 	c.dead = true
+	if c.upstream != nil && !c.greeted {
+		err = c.ungreeted(err)
+	}
 	c.driver.close(err)
 	c.core.metrics.ConnectionEnded(c.side.String(), causeOf(err))
 	c.core.chargeConn(c)
@@ -152,6 +173,10 @@ func (c *conn) end(err error) {
 	}
 	if c.upstream != nil {
 		c.upstream.over(c, err)
+		c.servesNoMore()
+	}
+	if c.link != nil && c.link.goneAway != nil && !isViolation(err) {
+		err = fmt.Errorf("%w, and has ended the connection: %w", c.link.goneAway, err)
 	}
 	for id, st := range c.streams {
 		delete(c.streams, id)
@@ -168,6 +193,7 @@ func (c *conn) end(err error) {
 // stand, so that nothing comes back to them.
 func (c *conn) abandon() {
 	c.dead = true
+	c.servesNoMore()
 	delete(c.core.conns, c)
 	for _, st := range c.streams {
 		st.ended = true

@@ -32,6 +32,7 @@ var _ proxy.Engine = (*Engine)(nil)
 type Engine struct {
 	shards      []*shard
 	descriptors *transport.Descriptors
+	dialer      *transport.Dialer
 	callers     sync.WaitGroup // their connections
 	turn        atomic.Uint32  // of the shards to get a caller's connection
 
@@ -55,7 +56,7 @@ func New(cfg Config, d *transport.Descriptors, m *metrics.Metrics, log *zap.Logg
 func newEngine(
 	cfg Config, d *transport.Descriptors, m *metrics.Metrics, log *zap.Logger, newPoller func(*shard) (*poller, error),
 ) *Engine {
-	e := &Engine{descriptors: d}
+	e := &Engine{descriptors: d, dialer: transport.NewDialer()}
 	log = log.WithOptions(logsample.First(5, time.Second)) // peers can make much of it happen without end
 	counts := m.Relay(cfg.Workers, cfg.Memory)
 	for i := range cfg.Workers {
@@ -70,7 +71,7 @@ func newEngine(
 // Dial implements [proxy.Engine].
 func (e *Engine) Dial(ep *picker.Endpoint) picker.Conn {
 	d := &destination{
-		endpoint: ep, states: make([]picker.State, len(e.shards)), share: e.descriptors.Share(len(e.shards)),
+		endpoint: ep, states: make([]picker.State, len(e.shards)), share: e.descriptors.Share(len(e.shards)), dialer: e.dialer,
 	}
 	for _, s := range e.shards {
 		d.upstreams = append(d.upstreams, newUpstream(s, d))

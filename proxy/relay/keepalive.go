@@ -10,16 +10,27 @@ import (
 // keepalive finds out whether a silent backend is still there, while calls run.
 type keepalive struct {
 	proxy.Keepalive
-	heard time.Time // from the peer, last
-	asked time.Time // by a PING that nothing has followed; zero if there is none
-	timer timer
+	heard  time.Time // from the peer, last
+	asked  time.Time // by a PING that nothing has followed; zero if there is none
+	pinged bool      // at some time
+	timer  timer
 }
+
+const (
+	// tooManyPings is what gRPC servers say with GOAWAY where PINGs are the reason (gRFC A8).
+	tooManyPings = "too_many_pings"
+	// maxPingInterval is what gRPC servers themselves do, which is as little as anybody asks for.
+	maxPingInterval = 2 * time.Hour
+)
 
 // keepalivePing is what our PINGs carry. Whatever comes after one answers it.
 var keepalivePing = [8]byte{'a', 'l', 'i', 'v', 'e'}
 
 // watch begins to look after a connection that a call is opened on, as its service wants it.
 func (c *conn) watch(k proxy.Keepalive) {
+	if k.Time > 0 {
+		k.Time = max(k.Time, time.Duration(c.upstream.destination.pingInterval.Load()))
+	}
 	c.keepalive.Keepalive = k
 	if k.Time > 0 && c.keepalive.timer.place == 0 {
 		c.keepalive.heard, c.keepalive.asked = c.core.now, time.Time{}
@@ -34,7 +45,7 @@ func (c *conn) checkAlive(core *core) {
 	case len(c.streams) == 0 || k.Time <= 0:
 		return // until the next call
 	case k.asked.IsZero() && core.now.Sub(k.heard) >= k.Time:
-		k.asked = core.now
+		k.asked, k.pinged = core.now, true
 		c.out = h2.AppendPing(c.writable(), false, keepalivePing)
 		c.mark()
 		core.set(&k.timer, core.now.Add(k.Timeout))
@@ -45,4 +56,22 @@ func (c *conn) checkAlive(core *core) {
 	}
 	k.asked = time.Time{}
 	core.set(&k.timer, k.heard.Add(k.Time))
+}
+
+// pingLess doubles the time between PINGs to the endpoint, on whatever connection, if the backend ends this one for too
+// many of them (gRFC A8). It returns what that time is now; 0 if it stays as it was.
+func (c *conn) pingLess(text string) time.Duration {
+	k, interval := &c.keepalive, &c.upstream.destination.pingInterval
+	if !k.pinged && text != tooManyPings || k.Time <= 0 {
+		return 0
+	}
+	for {
+		old, wanted := interval.Load(), int64(min(2*k.Time, max(k.Time, maxPingInterval)))
+		if wanted <= old { // another connection's end has seen to it
+			return time.Duration(old)
+		}
+		if interval.CompareAndSwap(old, wanted) {
+			return time.Duration(wanted)
+		}
+	}
 }

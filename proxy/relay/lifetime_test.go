@@ -2,6 +2,7 @@ package relay
 
 import (
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -149,6 +150,87 @@ func TestKeepalive(t *testing.T) {
 		want(t, b, "HEADERS 1 end")
 		w.finish()
 	})
+}
+
+// A backend that finds that it is asked too often is asked less often, on whatever connection (gRFC A8).
+func TestTooManyPings(t *testing.T) {
+	calm := func(b *peer, code http2.ErrCode, text string) {
+		b.fr.WriteGoAway(1, code, []byte(text))
+		b.send()
+		b.end()
+		b.w.disconnected("a:1")
+	}
+	for _, tt := range []struct {
+		name  string
+		code  http2.ErrCode
+		text  string
+		quiet bool // no PING has been sent
+		after time.Duration
+	}{
+		{"", http2.ErrCodeEnhanceYourCalm, "too_many_pings", false, 2 * silence},
+		{"in other words", http2.ErrCodeEnhanceYourCalm, "ping flood", false, 2 * silence},
+		{"before any", http2.ErrCodeEnhanceYourCalm, "too_many_pings", true, 2 * silence},
+		{"of something else", http2.ErrCodeEnhanceYourCalm, "too many resets", true, silence},
+		{"with another code", http2.ErrCodeNo, "max_age", false, silence},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			w, c, b := watched(t)
+			c.request(true)
+			if !tt.quiet {
+				w.pass(silence)
+			}
+			b.got()
+			calm(b, tt.code, tt.text)
+			want(t, c, "HEADERS 1 :status=200 grpc-status=14 lbproxy-error=backend_lost end")
+			b = w.backend("a:1")
+			c.request(true)
+			want(t, b, "HEADERS 1 end")
+			w.pass(tt.after - time.Millisecond)
+			want(t, b)
+			w.pass(time.Millisecond)
+			want(t, b, "PING ack=false")
+			w.finish()
+		})
+	}
+	t.Run("again and again", func(t *testing.T) {
+		w, c, b := watched(t)
+		for wait := silence; wait < maxPingInterval; wait *= 2 {
+			c.request(true)
+			w.pass(wait - time.Millisecond)
+			b.got()
+			w.pass(time.Millisecond)
+			want(t, b, "PING ack=false")
+			calm(b, http2.ErrCodeEnhanceYourCalm, "too_many_pings")
+			b = w.backend("a:1")
+			b.got()
+		}
+		c.request(true)
+		w.pass(maxPingInterval - time.Millisecond)
+		want(t, b, "HEADERS 1 end")
+		w.pass(time.Millisecond)
+		want(t, b, "PING ack=false")
+		if text := b.c.upstream.destination.pingInterval.Load(); time.Duration(text) != maxPingInterval {
+			t.Errorf("PINGs are %s apart", time.Duration(text))
+		}
+		w.finish()
+	})
+}
+
+func TestGoAwayIsTold(t *testing.T) {
+	w, c, b := pair(t)
+	c.request(true)
+	b.fr.WriteGoAway(1, http2.ErrCodeEnhanceYourCalm, []byte("too_many_pings\x00"+strings.Repeat("x", 1000)))
+	b.send()
+	const says = `the backend has sent GOAWAY ENHANCE_YOUR_CALM "too_many_pings\x00xxx`
+	if got := b.c.link.err.Error(); !strings.HasPrefix(got, says) || len(got) > 300 {
+		t.Errorf("the connection is over because %s; want %s", got, says)
+	}
+	b.end()
+	want(t, c, "HEADERS 1 :status=200 grpc-status=14 lbproxy-error=backend_lost end")
+	if got := c.last["grpc-message"]; !strings.Contains(got, says) {
+		t.Errorf("the call's status says %q; want %s", got, says)
+	}
+	w.finish()
 }
 
 func TestIdleForHours(t *testing.T) {

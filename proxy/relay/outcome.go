@@ -45,7 +45,9 @@ func (st *stream) close(s side, code h2.ErrCode) {
 // backend's stream is free for others, however long the caller takes to read.
 func (st *stream) responseEnded() {
 	h := &st.half[backend]
-	h.gotEnd = true
+	if h.gotEnd = true; h.conn != nil {
+		h.conn.serves()
+	}
 	st.close(backend, h2.Cancel)
 	h.done = true
 	st.owner.core.discardQueue(st, h)

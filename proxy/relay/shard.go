@@ -187,13 +187,14 @@ func (s *shard) flush() {
 // the connection ends.
 const lingerTimeout = time.Second
 
-// logEnd says why a connection ends, if that is its peer's doing.
+// logEnd says why a connection ends, if that is its peer's doing, and if it is not told as why an endpoint is not ready.
 func (s *shard) logEnd(c *conn, peer net.Addr, why error) {
+	told := c.link != nil && !c.link.additional && !c.leaving
 	var foreign *transport.Foreign
 	switch {
 	case errors.As(why, &foreign):
 		foreign.Log(s.log, peer, c.front.listener)
-	case isViolation(why), errors.Is(why, errKeepalive):
+	case !told && (isViolation(why) || errors.Is(why, errKeepalive)):
 		s.log.Warn("a connection is ended because of its peer", zap.Stringer("peer", c.side),
 			zap.Stringer("address", peer), zap.String("cause", string(causeOf(why))), zap.Error(why))
 	}

@@ -6,15 +6,10 @@ import (
 	"slices"
 	"sync"
 	"time"
-
-	"github.com/cenkalti/backoff/v5"
-
-	"github.com/lbproxy/lbproxy/picker"
-	"github.com/lbproxy/lbproxy/proxy/transport"
 )
 
-// upstream is a worker's connections to an endpoint. One is always there, or being made. Others are added as
-// long as the backend allows fewer streams on a connection than there are calls. Those that were told to go
+// upstream is a worker's connections to an endpoint. One is always there, or being made; see connect.go. Others are
+// added as long as the backend allows fewer streams on a connection than there are calls. Those that were told to go
 // away live as long as their last call.
 type upstream struct {
 	// Immutable:
@@ -23,13 +18,20 @@ type upstream struct {
 	ctx         context.Context
 	stop        context.CancelFunc
 	stopped     chan struct{} // closed when run has returned
-	again       chan struct{} // receives when it is worth trying again at once
+	again       chan struct{} // receives when another connection is wanted
+	nudged      chan struct{} // receives when it is worth trying again at once; nobody sends who would have to wait
 	additional  sync.WaitGroup
+
+	// Owned by run:
+	failures  int       // attempts to connect, on end, that have come to nothing; see judge
+	unreached bool      // the last one did not connect at all
+	began     time.Time // when it did begin
 
 	// The shard's lock protects:
 	conns   []*conn // that take calls, the first ones first
 	queue   line    // waits until they take one more, or until the policy knows that there is none
 	growing bool    // one more connection is being made
+	vain    int     // additional connections, on end, that could not be made or were lost without use
 	pause   timer   // set while none is to be tried: it tries again
 	closed  bool    // no connection is to be made any more
 }
@@ -38,121 +40,35 @@ type upstream struct {
 type link struct {
 	ready      chan struct{} // closed when it takes calls
 	over       chan struct{} // closed when it takes none any more
-	err        error         // why; written before over is closed
+	err        error         // why; written before over is closed, as is:
+	goneAway   *goAwayError  // the backend's GOAWAY; nil if none has come
+	served     bool          // a call has been answered, or runs on
 	additional bool
+	began      time.Time
+	generation uint64 // of the destination, when it was begun to be made
 }
 
 const (
-	// growthPause is how long no connection is added after one could not be made or was lost.
-	growthPause = time.Second
+	// growthPause is how long no connection is added after one could not be made or was lost; it doubles each time.
+	growthPause    = time.Second
+	maxGrowthPause = time.Minute
 	// additionalIdle is how long an additional connection lives without calls.
 	additionalIdle = 30 * time.Second
 )
 
 var (
-	errGoAway    = errors.New("the backend has sent GOAWAY")
 	errExhausted = errors.New("the connection's stream identifiers are used up")
-	errHandshake = errors.New("TCP connects but HTTP/2 does not; check that a gRPC server without TLS listens there")
+	errRenewed   = errors.New("the instance has been registered anew, and there is a connection for it")
 )
 
 func newUpstream(s *shard, d *destination) *upstream {
 	u := &upstream{
-		destination: d, shard: s, stopped: make(chan struct{}), again: make(chan struct{}, 1), queue: line{side: backend},
+		destination: d, shard: s, stopped: make(chan struct{}), again: make(chan struct{}, 1), nudged: make(chan struct{}),
+		queue: line{side: backend},
 	}
 	u.ctx, u.stop = context.WithCancel(context.Background())
 	u.pause.fire = u.admit
 	return u
-}
-
-func (u *upstream) reset() {
-	select {
-	case u.again <- struct{}{}:
-	default: // it is about to try
-	}
-}
-
-// run keeps the endpoint connected and tells it how it stands. It ends by stop.
-func (u *upstream) run() {
-	defer u.finish()
-	retry := &backoff.ExponentialBackOff{
-		InitialInterval: transport.ConnectBackoffMin, MaxInterval: transport.ConnectBackoffMax, Multiplier: 1.6, RandomizationFactor: 0.2,
-	}
-	for {
-		worked, err := u.connect(false)
-		if u.ctx.Err() != nil {
-			return
-		}
-		if worked {
-			retry.Reset()
-			u.setState(picker.Connecting, err)
-			continue
-		}
-		u.setState(picker.Failed, err)
-		select {
-		case <-time.After(retry.NextBackOff()):
-		case <-u.again:
-			retry.Reset()
-		case <-u.ctx.Done():
-			return
-		}
-	}
-}
-
-func (u *upstream) finish() {
-	u.shard.enter(func(c *core) {
-		u.closed = true
-		c.timers.remove(&u.pause)
-	})
-	u.additional.Wait()
-	close(u.stopped)
-}
-
-func (u *upstream) setState(state picker.State, cause error) {
-	u.destination.setState(u.shard.core.index, state, cause)
-	if state != picker.Ready {
-		u.shard.enter(u.repick)
-	}
-}
-
-// connect makes a connection and stays with it until it takes no more calls. It tells whether it ever did.
-func (u *upstream) connect(additional bool) (worked bool, err error) {
-	share := u.destination.share
-	if err := share.Take(); err != nil {
-		return false, err
-	}
-	nc, err := transport.BackendDialer().DialContext(u.ctx, "tcp", u.destination.endpoint.Addr())
-	if err != nil {
-		share.Return()
-		return false, err
-	}
-	c, err := u.shard.attach(nc, share.Return, func(d driver) *conn { return u.newConn(u.shard.core, d, additional) })
-	if err != nil {
-		share.Return()
-		return false, err
-	}
-	handshake := time.NewTimer(transport.ConnectTimeout)
-	defer handshake.Stop()
-	select {
-	case <-c.link.ready:
-	case <-c.link.over:
-		return false, errHandshake
-	case <-handshake.C:
-		u.shard.enter(func(*core) { c.end(errHandshake) })
-		return false, errHandshake
-	case <-u.ctx.Done():
-		u.shard.enter(func(*core) { c.end(errFinished) })
-		return false, u.ctx.Err()
-	}
-	if !additional {
-		u.setState(picker.Ready, nil)
-	}
-	select {
-	case <-c.link.over:
-		return true, c.link.err
-	case <-u.ctx.Done():
-		u.shard.enter(func(*core) { c.end(errFinished) })
-		return true, u.ctx.Err()
-	}
 }
 
 func (u *upstream) newConn(in *core, d driver, additional bool) *conn {
@@ -188,20 +104,15 @@ func (u *upstream) grewNot(c *core) {
 // rest has no connection be added for a while.
 func (u *upstream) rest(c *core) {
 	if !u.closed {
-		c.set(&u.pause, c.now.Add(growthPause))
-	}
-}
-
-// dialAdditional makes one more connection and stays with it.
-func (u *upstream) dialAdditional() {
-	if worked, _ := u.connect(true); !worked {
-		u.shard.enter(u.grewNot)
+		c.set(&u.pause, c.now.Add(min(growthPause<<min(u.vain, 16), maxGrowthPause)))
+		u.vain++
 	}
 }
 
 // greeted is called when the backend's SETTINGS have come: only now is it known how many streams it takes.
 func (u *upstream) greeted(c *conn) {
 	u.conns = append(u.conns, c)
+	u.retireOld()
 	if c.link.additional {
 		u.growing = false
 		u.left(c)
@@ -215,15 +126,33 @@ func (u *upstream) greeted(c *conn) {
 	u.admit(c.core)
 }
 
+// retireOld parts with connections that were made for an earlier registration, now that there is one for a later.
+func (u *upstream) retireOld() {
+	newest := uint64(0)
+	for _, c := range u.conns {
+		newest = max(newest, c.link.generation)
+	}
+	for _, c := range slices.Clone(u.conns) {
+		if c.link.generation < newest {
+			u.retire(c, errRenewed)
+		}
+	}
+}
+
 // over is called when a connection takes no more calls: it has ended, or the backend wants it to.
 func (u *upstream) over(c *conn, err error) {
 	if c.link.err != nil {
 		return
 	}
-	c.link.err = err
+	c.link.err, c.link.served = err, c.served || !c.dead && len(c.streams) > 0
 	close(c.link.over)
-	if c.link.additional && !errors.Is(err, errFinished) {
-		u.rest(c.core)
+	if c.link.additional && c.greeted {
+		if c.link.served {
+			u.vain = 0
+		}
+		if !errors.Is(err, errFinished) && !errors.Is(err, errRenewed) {
+			u.rest(c.core)
+		}
 	}
 	i := slices.Index(u.conns, c)
 	if i < 0 {

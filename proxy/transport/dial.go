@@ -15,10 +15,6 @@ import (
 // How connections are made and found dead. HTTP/2 PINGs are not used unless configured: servers may punish them
 // (ENHANCE_YOUR_CALM), while TCP finds a dead peer as well.
 const (
-	ConnectTimeout    = time.Second
-	ConnectBackoffMin = 100 * time.Millisecond
-	ConnectBackoffMax = 5 * time.Second
-
 	// An idle connection is probed after a random time, so that those made together are not probed together: as many
 	// packets at a moment overflow a queue, of the loopback's for one, and the lost ones are taken for dead peers.
 	minKeepAliveIdle  = 10 * time.Second
@@ -33,7 +29,6 @@ const (
 // BackendDialer returns the dialer for connections to backends.
 func BackendDialer() *net.Dialer {
 	return &net.Dialer{
-		Timeout:         ConnectTimeout,
 		KeepAliveConfig: keepAlive(),
 		ControlContext:  limitUnacked,
 	}
