@@ -155,7 +155,7 @@ func TestWeightAddress(t *testing.T) {
 	h := newHost(t)
 	p := start(t, h.register("--weight-address", "127.0.0.1:0")...)
 	eventually(t, "the instance is registered", h.registered)
-	at := regexp.MustCompile(`serving the weight\s+{"address": "(.*)"}`).FindStringSubmatch(p.stderr.String())
+	at := regexp.MustCompile(`serving the weight  address=(\S+)`).FindStringSubmatch(p.stderr.String())
 	if at == nil {
 		t.Fatal("lbproxy does not say where it serves the weight")
 	}
