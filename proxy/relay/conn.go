@@ -150,6 +150,7 @@ func (c *conn) introduce() {
 func (c *core) newCaller(d driver, f *front) *conn {
 	cn := c.newConn(caller, d)
 	cn.front = f
+	cn.keepalive.heard = c.now
 	cn.life.fire = cn.expire
 	c.set(&cn.life, c.now.Add(c.cfg.HandshakeTimeout))
 	if c.draining {

@@ -8,12 +8,12 @@ import (
 // restless is how long a caller must have been idle to be asked to leave: those who are would be back at once.
 const restless = 5 * time.Second
 
-// partWithIdle asks up to n callers to leave, those first that have had no call and said nothing for longest. They
-// are asked as gently as those that have reached their age. It returns how many there are.
+// partWithIdle asks up to n callers to leave, those first that have had no call and said nothing for longest, and be it
+// what they speak. They are asked as gently as those that have reached their age. It returns how many there are.
 func (c *core) partWithIdle(n int) int {
 	var idle []*conn
 	for cn := range c.callers() {
-		if len(cn.streams) == 0 && cn.greeted && !cn.leaving && !cn.dead && c.now.Sub(cn.keepalive.heard) >= restless {
+		if len(cn.streams) == 0 && !cn.leaving && !cn.dead && c.now.Sub(cn.keepalive.heard) >= restless {
 			idle = append(idle, cn)
 		}
 	}

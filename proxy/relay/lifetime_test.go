@@ -314,7 +314,7 @@ func TestFarTimes(t *testing.T) {
 	})
 }
 
-// Callers are asked to leave that have been idle for longest, not those that have calls, are new, or will not stay.
+// Callers are asked to leave that have been idle for longest, not those that have calls or are new.
 func TestPartingWithIdleCallers(t *testing.T) {
 	w := newWorld(t, "a:1")
 	b := w.backend("a:1")
@@ -340,7 +340,8 @@ func TestPartingWithIdleCallers(t *testing.T) {
 	}
 	part(10, 0)
 	w.pass(restless - time.Second)
-	part(1, 1)
+	part(2, 2)
+	want(t, silent, "GOAWAY 2147483647 NO_ERROR", "PING ack=false", "GOAWAY 0 NO_ERROR")
 	want(t, second, "GOAWAY 2147483647 NO_ERROR", "PING ack=false")
 	second.request(true) // was on its way
 	want(t, b, "HEADERS 5 end")
@@ -353,7 +354,7 @@ func TestPartingWithIdleCallers(t *testing.T) {
 	third.fr.WritePing(true, drainPing)
 	third.send()
 	want(t, third, "GOAWAY 0 NO_ERROR")
-	if !third.closed || second.closed || busy.closed || silent.closed {
+	if !third.closed || !silent.closed || second.closed || busy.closed {
 		t.Error("not those are closed that have left")
 	}
 }
