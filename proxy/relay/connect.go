@@ -16,6 +16,8 @@ import (
 const (
 	// moment is how long a connection must last that has worked, if it has served calls.
 	moment = time.Second
+	// blink is how long one must last for its GOAWAY not to mean that the server wants none.
+	blink = 10 * time.Millisecond
 	// slow is after what time an attempt is told of that has not failed yet.
 	slow = 500 * time.Millisecond
 )
@@ -142,13 +144,12 @@ func (u *upstream) replace(c *conn) *conn {
 func (u *upstream) judge(l *link) {
 	u.unreached = false
 	var goneAway *goAwayError
+	graceful := errors.As(l.err, &goneAway) && goneAway.graceful()
 	lasted := time.Since(l.began)
 	switch {
-	case lasted >= transport.ConnectBackoffMax,
-		l.served && lasted >= moment,
-		l.served && errors.As(l.err, &goneAway) && goneAway.graceful():
+	case lasted >= transport.ConnectBackoffMax, l.served && lasted >= moment, l.served && graceful:
 		u.failures = 0
-	case l.served, u.destination.servedSince(l.began):
+	case l.served, u.destination.servedSince(l.began), graceful && lasted >= blink:
 		u.failures = 1 // it is of use, or would have been if this worker had had calls
 	default:
 		u.failures++

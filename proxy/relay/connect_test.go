@@ -218,6 +218,24 @@ func TestConnectionsThatLasted(t *testing.T) {
 	})
 }
 
+// A server that lets go of connections soon, as it is to do with those that get old, is not left alone for that.
+func TestConnectionsThatAreLetGoSoon(t *testing.T) {
+	letsGo := func(c net.Conn) {
+		greet(c, 0)
+		time.Sleep(50 * time.Millisecond)
+		http2.NewFramer(c, nil).WriteGoAway(0, http2.ErrCodeNo, []byte("max_age"))
+	}
+	inSimulatedTime(t, 1, always(letsGo), func(x *connecting) {
+		time.Sleep(time.Minute)
+		if n := x.dials(); n < 500 || n > 750 {
+			t.Errorf("%d connections in a minute, want ten a second", n)
+		}
+		if n := x.logs.Len(); n > 30 {
+			t.Errorf("%d lines in a minute", n)
+		}
+	})
+}
+
 func TestSlowBackends(t *testing.T) {
 	for _, tt := range []struct {
 		greets time.Duration
