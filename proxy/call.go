@@ -96,7 +96,7 @@ func (c *Call) TryPick() (again <-chan struct{}, _ *Error) {
 	}
 	// For a moment there may be none, as when the only one is restarted.
 	if a := g.Available(c.version); a.Serving == 0 && time.Since(a.ServedUntil) >= c.WaitTimeout() {
-		return nil, errNoInstances(c.service.name, c.version, a, g.Poisoned)
+		return nil, errNoInstances(c.service.name, c.version, a, g.Poisoned, 0)
 	}
 	return g.Changed(), nil
 }
@@ -143,7 +143,7 @@ func (c *Call) WaitedTooLong() *Error {
 		return errDiscoveryUnavailable(c.service.name, waited, c.policy.services.standing(c.service.name).Err)
 	}
 	if a := g.Available(c.version); a.Serving == 0 {
-		return errNoInstances(c.service.name, c.version, a, g.Poisoned)
+		return errNoInstances(c.service.name, c.version, a, g.Poisoned, waited)
 	}
 	return errNoReadyEndpoint(c.service.name, g.Available(c.version), g.LastErrors(c.version), waited)
 }

@@ -3,6 +3,7 @@ package proxy_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -216,6 +217,52 @@ func TestWhatEndsAWaitingCall(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+// A call that waits says for what, and for how long it has, whichever time runs out.
+func TestWhatAWaitingCallSays(t *testing.T) {
+	one := instance("10.0.0.1:1", "")
+	for _, c := range []struct {
+		name             string
+		happens          func(*bench)
+		deadline, waited string
+	}{
+		{
+			"for the registry", func(*bench) {},
+			"waiting for an instance: the registry has not answered yet", "the registry has not answered within 1s",
+		},
+		{
+			"for a connection", func(b *bench) { b.source.publish("hello", one, instance("10.0.0.2:1", "")) },
+			"waiting for an instance: none of 2 is connected", "could not connect to any of its 2 instances within 1s",
+		},
+		{
+			"for an instance", func(b *bench) {
+				b.source.publish("hello", one)
+				b.connect("10.0.0.1:1")
+				b.source.publish("hello")
+			},
+			"waiting for an instance: none is registered now that takes calls", "none is registered now, and none has come within 1s",
+		},
+	} {
+		for timeout, want := range map[time.Duration]string{
+			300 * time.Millisecond: "the call's deadline of 300ms ran out after 300ms of " + c.deadline,
+			time.Hour:              c.waited,
+		} {
+			t.Run(fmt.Sprint(c.name, timeout), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					b := newBench(t)
+					ctx, cancel := context.WithTimeout(t.Context(), timeout)
+					defer cancel()
+					call := b.call(t, toHello)
+					defer call.Cancel()
+					c.happens(b)
+					if err := call.Pick(ctx); !strings.Contains(fmt.Sprint(err), want) {
+						t.Errorf("error = %v, want %q", err, want)
+					}
+				})
+			})
+		}
 	}
 }
 

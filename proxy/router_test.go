@@ -111,6 +111,21 @@ func TestNoRouteForReflection(t *testing.T) {
 	}
 }
 
+// A message does not grow with what callers say.
+func TestNoRouteForLongNames(t *testing.T) {
+	b := newBench(t)
+	long := strings.Repeat("/", 1<<20)
+	for _, r := range []proxy.Request{{Method: long, Authority: long}, {Method: long, Service: long}, {Authority: "x" + long}} {
+		r.Header = metadata.MD{}
+		var call proxy.Call
+		err := b.Begin(&call, &r)
+		if err == nil || err.Reason != proxy.NoRoute || len(err.Message) > 2000 {
+			t.Errorf("the message has %d bytes: %.100s", len(err.Message), err)
+		}
+		call.Fail(err)
+	}
+}
+
 func TestAServicesVersionHoldsForCallsThatNameNone(t *testing.T) {
 	b := newBench(t)
 	b.services.Configure(map[string]proxy.ServiceConfig{

@@ -63,6 +63,7 @@ func (e *Error) HTTPStatus() int {
 	return http.StatusServiceUnavailable
 }
 
+// fail makes a status. Callers' own words, which may be of any length, are cut.
 func fail(reason Reason, code codes.Code, format string, args ...any) *Error {
 	return &Error{Reason: reason, Code: code, Message: "lbproxy: " + fmt.Sprintf(format, args...)}
 }
@@ -78,13 +79,13 @@ func noRouteCode(r *Request) codes.Code {
 
 func errNoRoute(r *Request) *Error {
 	return fail(NoRoute, noRouteCode(r),
-		"no service for %s: the listener %s is bound to none, the call has no metadata %s, no route matches, and "+
-			":authority %q names none; set one of these",
+		"no service for %.200s: the listener %s is bound to none, the call has no metadata %s, no route matches, and "+
+			":authority %.200q names none; set one of these",
 		r.Method, r.Listener, ServiceKey, r.Authority)
 }
 
 func errBadName(r *Request, name string, err error) *Error {
-	return fail(NoRoute, noRouteCode(r), "no service for %s: %q, taken from the call, cannot be one: %v", r.Method, name, err)
+	return fail(NoRoute, noRouteCode(r), "no service for %.200s: %.200q, taken from the call, cannot be one: %.400v", r.Method, name, err)
 }
 
 func errUnknownService(service string) *Error {
@@ -107,21 +108,25 @@ func because(cause error) string {
 	return ": " + cause.Error()
 }
 
-func errNoInstances(service, version string, known picker.Availability, poisoned []discovery.Poisoned) *Error {
-	of := ""
+func errNoInstances(service, version string, known picker.Availability, poisoned []discovery.Poisoned, waited time.Duration) *Error {
+	of, meanwhile := "", ""
 	if version != "" {
-		of = fmt.Sprintf(" of version %q", version)
+		of = fmt.Sprintf(" of version %.200q", version)
+	}
+	if waited > 0 {
+		meanwhile = fmt.Sprintf(", and none has come within %s", waited)
 	}
 	if known.Instances == 0 && len(poisoned) > 0 {
 		return fail(NoInstances, codes.Unavailable,
-			"service %q has no instances%s: %s in the registry cannot be used: %s%s; put it right (`lbproxy services %s` lists what is wrong)",
-			service, of, poisoned[0].Key, poisoned[0].Fault, andOthers(len(poisoned)-1), service)
+			"service %q has no instances%s: %s in the registry cannot be used: %s%s%s; put it right (`lbproxy services %s` lists what is wrong)",
+			service, of, poisoned[0].Key, poisoned[0].Fault, andOthers(len(poisoned)-1), meanwhile, service)
 	}
 	if known.Instances == 0 {
-		return fail(NoInstances, codes.Unavailable, "service %q has no instances%s: none is registered now; start one", service, of)
+		return fail(NoInstances, codes.Unavailable, "service %q has no instances%s: none is registered now%s; start one",
+			service, of, meanwhile)
 	}
-	return fail(NoInstances, codes.Unavailable, "service %q takes no calls: all its instances%s (%d) are drained; give one a weight above 0",
-		service, of, known.Instances)
+	return fail(NoInstances, codes.Unavailable, "service %q takes no calls: all its instances%s (%d) are drained%s; give one a weight above 0",
+		service, of, known.Instances, meanwhile)
 }
 
 func andOthers(n int) string {

@@ -64,5 +64,10 @@ func (u *upstream) awaits() string {
 	if n := len(u.conns); n > 1 {
 		allows += fmt.Sprintf(" on each of %d connections", n)
 	}
-	return fmt.Sprintf("waiting for a stream at %s, which allows %s and has %d waiting", addr, allows, u.destination.waiting.Load())
+	bound := ""
+	if len(u.conns) >= u.conns[0].core.cfg.MaxConnections {
+		bound = "; relay.max_endpoint_connections allows no more connections"
+	}
+	return fmt.Sprintf("waiting for a stream at %s, which allows %s and has %d waiting%s",
+		addr, allows, u.destination.waiting.Load(), bound)
 }

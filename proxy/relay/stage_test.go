@@ -45,6 +45,12 @@ func TestStages(t *testing.T) {
 			w.additional("a:1", oneStream)
 			return c.request(true, timeout...)
 		}, "2s of waiting for a stream at a:1, which allows 1 on each of 2 connections and has 1 waiting"},
+		{"a stream, of as many connections as there may be", func(w *world, c, b *peer) uint32 {
+			w.core.cfg.MaxConnections = 1
+			b.settings(oneStream)
+			c.request(true)
+			return c.request(true, timeout...)
+		}, "2s of waiting for a stream at a:1, which allows 1 and has 1 waiting; relay.max_endpoint_connections allows no more connections"},
 		{"room in what is written to the backend", func(w *world, c, b *peer) uint32 {
 			b.pause()
 			for b.c.requests < highWater {

@@ -20,7 +20,7 @@ func (f *Foreign) Error() string {
 
 // Log says who it was, and where.
 func (f *Foreign) Log(log *zap.Logger, peer net.Addr, listener string) {
-	log.Warn("a caller speaks something else at the port of calls, which is not for it", zap.String("protocol", f.Protocol),
+	log.Warn("a caller is turned away, as it does not speak HTTP/2 without TLS", zap.String("protocol", f.Protocol),
 		zap.Stringer("address", peer), zap.String("listener", listener))
 }
 
