@@ -139,7 +139,7 @@ func TestEtcdListOutlastsASlowEtcd(t *testing.T) {
 		want = append(want, fmt.Sprintf("10.0.0.%d:1001=1", i))
 	}
 	proxy := etcdtest.Intercept(t, e.endpoint, etcdtest.Everything)
-	const first = 200 * time.Millisecond
+	const first = 400 * time.Millisecond
 	var mu sync.Mutex
 	var pages []string
 	var times []time.Duration
@@ -147,7 +147,7 @@ func TestEtcdListOutlastsASlowEtcd(t *testing.T) {
 		mu.Lock()
 		pages = append(pages, fmt.Sprintf("%s@%d", r.Key, r.Revision))
 		deadline, _ := ctx.Deadline()
-		times = append(times, time.Until(deadline).Round(first/2))
+		times = append(times, time.Until(deadline))
 		slow := len(pages) >= 2 && len(pages) <= 4
 		mu.Unlock()
 		if slow {
@@ -167,8 +167,10 @@ func TestEtcdListOutlastsASlowEtcd(t *testing.T) {
 	}; !slices.Equal(pages, want) {
 		t.Errorf("pages read are %q, want %q", pages, want)
 	}
-	if want := []time.Duration{first, first, 2 * first, 4 * first, 8 * first, first}; !slices.Equal(times, want) {
-		t.Errorf("they were given %v, want %v", times, want)
+	for i, want := range []time.Duration{first, first, 2 * first, 4 * first, 8 * first, first} {
+		if i < len(times) && (times[i] > want || times[i] <= want/2) { // less the time for the way there
+			t.Errorf("they were given %v, want %v for number %d", times, want, i)
+		}
 	}
 }
 
@@ -265,6 +267,12 @@ func TestEtcdRestoredFromABackup(t *testing.T) {
 			s := newSource(t, discovery.EtcdConfig{Endpoints: []string{forwarder.Endpoint()}}, discovery.EtcdLimits{Spread: time.Millisecond})
 			f := s.follow(t, "user")
 			f.await("10.0.0.0:1001=1 10.0.0.1:1001=1 10.0.0.2:1001=1 10.0.0.3:1001=1 10.0.0.4:1001=1")
+			defer func() {
+				for _, l := range s.logs.All() {
+					t.Logf("%s %s %v", l.Time.Format("05.000"), l.Message, l.ContextMap())
+				}
+				t.Log(s.Standing("user"))
+			}()
 			forwarder.Cut()
 			for i := range tc.writes {
 				after.put("/elsewhere", fmt.Sprint(i))
@@ -278,5 +286,19 @@ func TestEtcdRestoredFromABackup(t *testing.T) {
 				t.Errorf("%v lists because etcd was restored, want 1", got)
 			}
 		})
+	}
+}
+
+// Reads work and watches do not: what is known must follow the registry all the same.
+func TestEtcdWatchesTellNothing(t *testing.T) {
+	t.Parallel()
+	e := newEtcd(t)
+	proxy := etcdtest.Intercept(t, e.endpoint, func(int, *etcdtest.WatchResponse) bool { return false })
+	s := newSource(t, discovery.EtcdConfig{Endpoints: []string{proxy.Endpoint()}}, impatient)
+	f := s.follow(t, "user")
+	f.await("")
+	for _, want := range []string{"10.0.0.1:1001=1", "10.0.0.1:1001=2"} {
+		e.put("/user/10.0.0.1:1001", fmt.Sprintf(`{"weight":%s}`, want[len(want)-1:]))
+		f.await(want)
 	}
 }

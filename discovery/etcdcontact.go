@@ -7,8 +7,6 @@ import (
 	"time"
 
 	"go.uber.org/zap"
-
-	"github.com/lbproxy/lbproxy/metrics"
 )
 
 // contact is whether etcd confirms what is known of the services. What befalls one mostly befalls all of them, so it
@@ -33,7 +31,7 @@ func newContact(log *zap.Logger) *contact {
 }
 
 // lose notes that f's state cannot be confirmed. The first one of a trouble is logged, and other reasons for it.
-func (c *contact) lose(f *follower, cause metrics.DiscoveryCause, err error) {
+func (c *contact) lose(f *follower, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if len(c.lost) == 0 {
@@ -51,8 +49,7 @@ func (c *contact) lose(f *follower, cause metrics.DiscoveryCause, err error) {
 		message = "instances still cannot be confirmed"
 	}
 	c.said[reason] = struct{}{}
-	c.log.Warn(message, zap.String("cause", string(cause)), zap.String("service", f.table.service),
-		zap.Int64("revision", f.revision), zap.Error(err))
+	c.log.Warn(message, zap.String("service", f.table.service), zap.Int64("revision", f.revision), zap.Error(err))
 }
 
 // regain notes that f's state is confirmed again. The last one is logged.

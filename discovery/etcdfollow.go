@@ -3,6 +3,7 @@ package discovery
 import (
 	"context"
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"slices"
 	"sync"
@@ -15,6 +16,7 @@ import (
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
+	"google.golang.org/grpc/status"
 
 	"github.com/lbproxy/lbproxy/metrics"
 )
@@ -47,6 +49,7 @@ type follower struct {
 	revision int64              // of the table
 	header   *pb.ResponseHeader // of etcd's, the latest that has been compared with the table
 	listing  *listing           // what is to be listed before the next watch; nil if nothing is
+	unsure   bool               // a watch was lost, and etcd has not been asked since whether it is where it was
 	asOf     time.Time          // when the table was last known to change, or the watch to be lost
 	verified int64              // a revision at which etcd held just what the table still holds; 0 for none
 	behind   time.Time          // since when etcd has news that the watch has not told; zero if it has none
@@ -102,10 +105,19 @@ func (f *follower) run(ctx context.Context) error {
 		case metrics.DiscoveryCompaction, metrics.DiscoveryAudit, metrics.DiscoveryRestored:
 			// Others have the same reason at the same time.
 			f.relist(cause, time.Duration(rand.Int64N(int64(f.e.limits.spread))))
-		case metrics.DiscoveryWatchError, metrics.DiscoverySilence:
+			f.listing.otherHistory = cause == metrics.DiscoveryRestored
+		case metrics.DiscoverySilence:
+			if !f.worked {
+				// Where no watch tells anything at all, the news has to come by another way.
+				f.relist(cause, 0)
+				break
+			}
+			fallthrough
+		case metrics.DiscoveryWatchError:
 			f.metrics.Resumed(cause)
 		}
-		f.lost(cause, err)
+		f.unsure = true
+		f.lost(err)
 		if err := f.pause(ctx, err); err != nil {
 			return err
 		}
@@ -170,12 +182,15 @@ func (f *follower) list(ctx context.Context) error {
 		l.cause = metrics.DiscoveryListError
 		return err
 	}
+	if l.otherHistory {
+		f.table.replace(nil, time.Now()) // its revisions are of something else
+	}
 	for _, fault := range f.table.replace(l.kvs, time.Now()) {
 		f.report(&fault)
 	}
 	// Set even if it is lower: then etcd was restored from a backup.
 	f.revision, f.header = l.revision, l.header
-	f.listing, f.verified, f.behind = nil, 0, time.Time{}
+	f.listing, f.unsure, f.verified, f.behind = nil, false, 0, time.Time{}
 	f.asOf = time.Now()
 	f.confirm(f.asOf)
 	f.refresh()
@@ -201,7 +216,7 @@ func (f *follower) watch(ctx context.Context) error {
 	revision := f.revision
 	opening.Go(func() { // ends with ctx at the latest
 		opened <- s.watcher.Watch(ctx, f.prefix,
-			clientv3.WithPrefix(), clientv3.WithRev(revision), clientv3.WithProgressNotify())
+			clientv3.WithPrefix(), clientv3.WithRev(revision), clientv3.WithProgressNotify(), clientv3.WithCreatedNotify())
 	})
 	var responses clientv3.WatchChan
 	began := time.Now()
@@ -210,17 +225,20 @@ func (f *follower) watch(ctx context.Context) error {
 		select {
 		case responses = <-opened:
 			opened = nil
-			s.waiting.Store(true)
-			began = time.Now()
-			f.verifySoon()
 		case r, ok := <-responses:
 			if ctx.Err() != nil {
 				return context.Cause(ctx)
 			}
 			if err := watchErr(r, ok); err != nil {
 				f.asOf = s.lost()
-				f.e.blame(s, err)
-				return err
+				return f.e.blame(s, err)
+			}
+			if r.Created {
+				began = time.Now()
+				s.waiting.Store(true)
+				f.doubt(r.Header)
+				f.verifySoon()
+				break
 			}
 			f.hear(s, r)
 		case <-f.wake.C:
@@ -239,9 +257,17 @@ func (f *follower) watch(ctx context.Context) error {
 	}
 }
 
-// verifySoon has the table verified at once if that is due, and otherwise when the watch has been quiet.
+// doubt has the table verified where the member that has taken the watch is not where the one was that was listed at: the
+// connection may have been lost in between. That member may only lag behind.
+func (f *follower) doubt(h *pb.ResponseHeader) {
+	if h.ClusterId != 0 { // which etcd's grpc-proxy does not tell
+		f.unsure = f.unsure || h.ClusterId != f.header.ClusterId || h.RaftTerm != f.header.RaftTerm || h.Revision < f.revision
+	}
+}
+
+// verifySoon has the table verified at once after a lost watch, and otherwise when the watch has been quiet.
 func (f *follower) verifySoon() {
-	if f.trouble.Load() != nil {
+	if f.unsure {
 		f.quiet.Reset(0)
 	} else {
 		f.quiet.Reset(f.e.limits.silence())
@@ -255,20 +281,25 @@ func watchErr(r clientv3.WatchResponse, ok bool) error {
 	return r.Err()
 }
 
-// blame draws the consequences from a watch's having failed.
-func (e *Etcd) blame(s *watchStream, err error) {
-	if errors.Is(err, rpctypes.ErrCompacted) {
-		return
+// blame draws the consequences from a watch's having ended by err, and says where it was.
+func (e *Etcd) blame(s *watchStream, err error) error {
+	if !errors.Is(err, rpctypes.ErrCompacted) {
+		e.retire(s) // for all one knows it is the stream's fault, such as its token's having expired
 	}
-	e.retire(s) // for all one knows it is the stream's fault, such as its token's having expired
 	if unanswered(err) {
 		e.client.moveOn(s.moved)
 	}
+	if _, ok := errors.AsType[rpctypes.EtcdError](err); !ok {
+		err = errors.New(status.Convert(err).Message()) // without what is gRPC's
+	}
+	return fmt.Errorf("watch of etcd at %s: %w", e.client.Endpoints(), err)
 }
 
 func (f *follower) hear(s *watchStream, r clientv3.WatchResponse) {
 	f.behind = time.Time{}
-	f.quiet.Reset(f.e.limits.silence())
+	if !f.unsure {
+		f.quiet.Reset(f.e.limits.silence())
+	}
 	if r.IsProgressNotify() {
 		s.noteProgress()
 		f.e.contact.setMute(false, f.e.limits)
@@ -358,10 +389,10 @@ func (f *follower) confirm(at time.Time) {
 }
 
 // lost notes that the table can no longer be confirmed.
-func (f *follower) lost(cause metrics.DiscoveryCause, err error) {
+func (f *follower) lost(err error) {
 	f.trouble.Store(&err)
 	f.metrics.Lost()
-	f.e.contact.lose(f, cause, err)
+	f.e.contact.lose(f, err)
 }
 
 func (f *follower) standing() (s Standing) {

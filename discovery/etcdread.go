@@ -59,8 +59,9 @@ func unanswered(err error) bool {
 // A listing is a list of all entries below a prefix. Where it fails it can be gone on with: what has been read stays.
 type listing struct {
 	// Immutable:
-	prefix string
-	due    time.Time // not before
+	prefix       string
+	due          time.Time // not before
+	otherHistory bool      // than that of what is known
 
 	cause    metrics.DiscoveryCause
 	revision int64 // of all pages: together they are one state that has been; 0 before the first

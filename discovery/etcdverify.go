@@ -10,8 +10,6 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"go.uber.org/zap"
-
-	"github.com/lbproxy/lbproxy/metrics"
 )
 
 var (
@@ -35,7 +33,9 @@ func (f *follower) verify(ctx context.Context, s *watchStream, began time.Time) 
 		return nil
 	case f.restored(g.header):
 		return errRestored
-	case s.mute():
+	}
+	f.unsure = false
+	if s.mute() {
 		f.e.contact.setMute(true, f.e.limits)
 	}
 	if g.header.Revision <= max(f.revision, f.verified) {
@@ -55,7 +55,7 @@ func (f *follower) verify(ctx context.Context, s *watchStream, began time.Time) 
 func (f *follower) unverified(err error) {
 	f.asOf = time.Now()
 	f.quiet.Reset(vary(f.e.limits.answer))
-	f.lost(metrics.DiscoverySilence, err)
+	f.lost(err)
 }
 
 // compare reads what the registry comes to now. Header is etcd's from before.
