@@ -118,8 +118,9 @@ func (b *binaries) lbproxy(ctx context.Context, path string) (string, error) {
 	if err != nil {
 		version = nil // it has none outside a clone
 	}
-	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags", "-X main.version="+string(bytes.TrimSpace(version)),
-		"-o", path, "github.com/lbproxy/lbproxy/cmd/lbproxy")
+	// As it is shipped, see the Dockerfile.
+	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-tags", "grpcnotrace",
+		"-ldflags", "-s -w -X main.version="+string(bytes.TrimSpace(version)), "-o", path, "github.com/lbproxy/lbproxy/cmd/lbproxy")
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if output, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("building lbproxy: %w; run bench within lbproxy's tree: %s", err, bytes.TrimSpace(output))

@@ -58,7 +58,6 @@ type Service struct {
 	m        *Metrics
 	name     string
 	calls    [numCodes][numOrigins]lazyCounter
-	recent   lazyRecent
 	duration prometheus.Observer
 	inFlight prometheus.Gauge
 	retries  prometheus.Counter
@@ -86,19 +85,15 @@ func (s *Service) CallRetried() { s.retries.Inc() }
 // CallFailed counts a call that the proxy itself failed, for a reason; CallEnded counts its end.
 func (s *Service) CallFailed(reason string) { s.m.errors.WithLabelValues(s.name, reason).Inc() }
 
-// CallEnded counts the end, now, of a call that CallStarted counted.
-func (s *Service) CallEnded(code codes.Code, origin Origin, took time.Duration, now time.Time) {
+// CallEnded counts the end of a call that CallStarted counted.
+func (s *Service) CallEnded(code codes.Code, origin Origin, took time.Duration) {
 	i := codeIndex(code)
 	s.calls[i][origin].inc(func() prometheus.Counter {
 		return s.m.calls.WithLabelValues(s.name, codeLabel(i), origin.String())
 	})
 	s.duration.Observe(seconds(took))
-	s.recent.count(code, took, now)
 	s.inFlight.Dec()
 }
-
-// Recent is what became of the calls of the last minute; nil if there were none.
-func (s *Service) Recent(now time.Time) *Recent { return s.recent.read(now) }
 
 // Forget ends the series. The handles must not be used afterwards.
 func (s *Service) Forget() {

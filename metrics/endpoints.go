@@ -25,7 +25,7 @@ type Endpoint struct {
 	waiting  atomic.Int64
 	calls    [numCodes]atomic.Uint64
 	took     atomic.Int64 // by all calls, in nanoseconds
-	recent   lazyRecent
+	recent   RecentCalls
 }
 
 // Endpoint returns the numbers of an endpoint that has joined, which are published until Forget.
@@ -42,12 +42,12 @@ func (e *Endpoint) CallStarted() { e.inFlight.Add(1) }
 func (e *Endpoint) CallEnded(code codes.Code, took time.Duration, now time.Time) {
 	e.calls[codeIndex(code)].Add(1)
 	e.took.Add(int64(took))
-	e.recent.count(code, took, now)
+	e.recent.Ended(code, took, now)
 	e.inFlight.Add(-1)
 }
 
 // Recent is what became of the calls of the last minute; nil if there were none.
-func (e *Endpoint) Recent(now time.Time) *Recent { return e.recent.read(now) }
+func (e *Endpoint) Recent(now time.Time) *Recent { return e.recent.Read(now) }
 
 // CallReturned takes back a CallStarted: the endpoint never got the call.
 func (e *Endpoint) CallReturned() { e.inFlight.Add(-1) }

@@ -14,7 +14,7 @@ import (
 func everySeries(m *metrics.Metrics) (*metrics.Service, *metrics.Endpoint, *metrics.Watch) {
 	s := m.Service("hello")
 	s.CallStarted()
-	s.CallEnded(codes.OK, metrics.FromBackend, time.Millisecond, time.Now())
+	s.CallEnded(codes.OK, metrics.FromBackend, time.Millisecond)
 	e := m.Endpoint("hello", "10.0.0.7:1001")
 	e.SetWeight(10)
 	e.SetReady(true)
@@ -95,7 +95,7 @@ func TestCountingACallAllocatesNothing(t *testing.T) {
 		s.CallStarted()
 		e.CallStarted()
 		e.CallEnded(codes.OK, time.Millisecond, time.Now())
-		s.CallEnded(codes.OK, metrics.FromBackend, time.Millisecond, time.Now())
+		s.CallEnded(codes.OK, metrics.FromBackend, time.Millisecond)
 	}
 	call()
 	if n := testing.AllocsPerRun(100, call); n != 0 {

@@ -140,20 +140,23 @@ func (r *recent) read(now time.Time) *Recent {
 	return result
 }
 
-// lazyRecent takes no memory until a call has ended: of ten thousand endpoints most may never get one.
-type lazyRecent struct{ r atomic.Pointer[recent] }
+// RecentCalls counts the calls of the last minute; the zero RecentCalls has none. It takes no memory until a call has
+// ended: of ten thousand endpoints most may never get one. Its methods may be called by many goroutines at once.
+type RecentCalls struct{ r atomic.Pointer[recent] }
 
-func (l *lazyRecent) count(code codes.Code, took time.Duration, now time.Time) {
-	r := l.r.Load()
+// Ended counts a call that has ended now.
+func (c *RecentCalls) Ended(code codes.Code, took time.Duration, now time.Time) {
+	r := c.r.Load()
 	if r == nil {
-		l.r.CompareAndSwap(nil, &recent{began: now})
-		r = l.r.Load()
+		c.r.CompareAndSwap(nil, &recent{began: now})
+		r = c.r.Load()
 	}
 	r.count(code, took, now)
 }
 
-func (l *lazyRecent) read(now time.Time) *Recent {
-	if r := l.r.Load(); r != nil {
+// Read says what became of the calls; nil if there were none.
+func (c *RecentCalls) Read(now time.Time) *Recent {
+	if r := c.r.Load(); r != nil {
 		return r.read(now)
 	}
 	return nil

@@ -221,8 +221,9 @@ func (c *Call) end(code codes.Code, origin metrics.Origin) {
 	if c.endpoint != nil {
 		c.endpoint.End(code, now.Sub(c.asked), now)
 	}
-	c.metrics.CallEnded(code, origin, now.Sub(c.start), now)
+	c.metrics.CallEnded(code, origin, now.Sub(c.start))
 	if c.service != nil {
+		c.service.recent.Ended(code, now.Sub(c.start), now)
 		c.service.leave()
 	}
 }

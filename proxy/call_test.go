@@ -149,6 +149,20 @@ func TestACallWaitsForAnEndpointToConnect(t *testing.T) {
 	})
 }
 
+// A name that is a caller's invention makes no series, and people see what becomes of its calls all the same.
+func TestCallsOfAnUnknownServiceShow(t *testing.T) {
+	b := newBench(t)
+	b.call(t, toHello).Cancel()
+	b.source.publish("hello")
+	if got, _ := b.reasonOf(t, t.Context()); got != proxy.UnknownService {
+		t.Fatalf("failed with %s, want unknown_service", got)
+	}
+	s, _ := b.services.ServiceStatus("hello")
+	if s.Recent == nil || s.Recent.ErrorShare != 0.5 { // the other was cancelled
+		t.Errorf("recent calls %+v, want an error share of a half", s.Recent)
+	}
+}
+
 // How long a call has waited for an instance is not that instance's time.
 func TestAnInstanceIsJudgedByItsOwnTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

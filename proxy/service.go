@@ -35,6 +35,7 @@ type service struct {
 	// users counts the calls inside; the bit retired is set when the service is released and none can enter.
 	users   atomic.Int64
 	entered atomic.Uint64
+	recent  metrics.RecentCalls
 
 	// Owned by the directory's sweeper:
 	sweptEntered uint64
@@ -196,7 +197,7 @@ func (d *Directory) ServiceStatus(name string) (ServiceStatus, bool) {
 
 func (d *Directory) status(s *service) ServiceStatus {
 	cfg := s.config.Load()
-	status := ServiceStatus{
+	return ServiceStatus{
 		RegistryStatus: registryStatus(s.pool.Current(), d.standing(s.name)),
 
 		Service:     s.name,
@@ -205,12 +206,9 @@ func (d *Directory) status(s *service) ServiceStatus {
 		WaitTimeout: cfg.WaitTimeout.String(),
 		InFlight:    s.users.Load() &^ retired,
 		Calls:       s.entered.Load(),
+		Recent:      s.recent.Read(time.Now()),
 		Status:      s.pool.Status(),
 	}
-	if series := s.series.Load(); series != nil {
-		status.Recent = series.Recent(time.Now())
-	}
-	return status
 }
 
 func registryStatus(g *picker.Generation, standing discovery.Standing) RegistryStatus {
