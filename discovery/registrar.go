@@ -50,7 +50,7 @@ type Registrar struct {
 	stop   sync.Mutex         // held by the Stop that is deregistering
 
 	// Owned by run, then by Stop:
-	lease      clientv3.LeaseID // 0 while there is none
+	lease      lease
 	heldUnder  clientv3.LeaseID // the last lease under which the key was read back
 	held       int64            // the revision of the key that was read back last; 0 before the first
 	written    string           // the value that was written last, whether etcd has answered or not
@@ -75,7 +75,8 @@ type RegistrarStatus struct {
 	Version string `json:"version"`
 	// Weight is the wanted one; while Registered it is the one in etcd, but for a change on its way.
 	Weight int `json:"weight"`
-	// Registered is whether etcd was last seen to hold the registration; if not, Error says why.
+	// Registered is whether etcd was last seen to hold the registration, under a lease that cannot have run out since.
+	// Error says why it cannot be asked, or why it holds none.
 	Registered     bool   `json:"registered"`
 	Error          string `json:"error,omitempty"`
 	TTLSeconds     int64  `json:"ttl_seconds"`
@@ -155,19 +156,23 @@ func (r *Registrar) Stop(ctx context.Context) error {
 	<-r.done
 	r.stop.Lock()
 	defer r.stop.Unlock()
-	if r.lease == 0 {
+	if r.lease.id == 0 {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, r.client.requestTimeout())
 	defer cancel()
 	retry := newBackoff(stopRetryMin, stopRetryMax)
 	for {
+		moved := r.client.moved()
 		err := r.deregister(ctx)
 		if err == nil {
-			r.lease = 0
+			r.lease = lease{}
 			r.setUnregistered(errStopped)
 			r.log.Info("deregistered")
 			return nil
+		}
+		if unanswered(err) {
+			r.client.moveOn(moved)
 		}
 		select {
 		case <-time.After(retry.NextBackOff()):

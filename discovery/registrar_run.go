@@ -31,26 +31,26 @@ const (
 
 var (
 	errStopped  = errors.New("the registrar is stopped")
-	errNotAlive = errors.New("etcd has not answered for as long as the lease lasts")
-	errKeyWatch = errors.New("etcd does not answer the watch of the key")
+	errKeyWatch = errors.New("etcd has ended the watch of the key")
 )
 
 func (r *Registrar) run(ctx context.Context) {
 	defer close(r.done)
 	for {
-		began := time.Now()
+		began, moved := time.Now(), r.client.moved()
 		err := r.hold(ctx)
 		if ctx.Err() != nil {
 			return
 		}
-		if time.Since(began) > registerRetryMax {
+		if errors.Is(err, errUnanswered) || unanswered(err) {
+			r.client.moveOn(moved)
+		}
+		r.trouble(fmt.Errorf("etcd %s: %w", r.client.Endpoints(), err))
+		if r.standsFor() > 0 {
 			r.retry.Reset()
 		}
-		err = fmt.Errorf("etcd %s: %w", r.client.Endpoints(), err)
-		r.setUnregistered(err)
-		if kind := errorKind(err); !r.logged[kind] {
-			r.logged[kind] = true
-			r.log.Warn("not registered, as far as is known; trying again", zap.Error(err))
+		if time.Since(began) > registerRetryMin {
+			continue // at once: there may be just enough time left to renew the lease
 		}
 		select {
 		case <-time.After(r.retry.NextBackOff()):
@@ -63,32 +63,30 @@ func (r *Registrar) run(ctx context.Context) {
 // hold registers and sees to it that the registration stays. It returns why that cannot be said any longer.
 func (r *Registrar) hold(ctx context.Context) error {
 	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil) // ends the keep-alive and the watch
+	defer cancel(nil)
 	client, err := r.client.get(ctx)
 	if err != nil {
 		return err
 	}
-	if err := r.ensureLease(ctx, client); err != nil {
-		return err
-	}
-	alive, err := client.KeepAlive(ctx, r.lease)
-	if err != nil {
+	beat := &heartbeat{ctx: ctx, cancel: cancel, client: client}
+	if err := r.ensureLease(ctx, client, beat); err != nil {
 		return err
 	}
 	revision, err := r.settle(ctx, client)
 	if err != nil {
 		return err
 	}
-	unanswered := time.AfterFunc(r.client.requestTimeout(), func() { cancel(errKeyWatch) })
-	watch := client.Watch(clientv3.WithRequireLeader(ctx), r.instance.Key, clientv3.WithRev(revision+1))
-	unanswered.Stop()
-	return r.keep(ctx, client, alive, watch)
+	// A watcher of its own has a stream of its own, and never one that a member which does not answer has left.
+	watcher := clientv3.NewWatcher(client)
+	defer watcher.Close()
+	late := time.AfterFunc(r.patience(), func() { cancel(fmt.Errorf("watch of the key: %w", errUnanswered)) })
+	watch := watcher.Watch(clientv3.WithRequireLeader(ctx), r.instance.Key, clientv3.WithRev(revision+1))
+	late.Stop()
+	return r.keep(ctx, client, beat, watch)
 }
 
-// keep settles the key whenever something may have happened to it, or a new weight is wanted.
-func (r *Registrar) keep(
-	ctx context.Context, client *clientv3.Client, alive <-chan *clientv3.LeaseKeepAliveResponse, watch clientv3.WatchChan,
-) error {
+// keep renews the lease, and settles the key whenever something may have happened to it, or a new weight is wanted.
+func (r *Registrar) keep(ctx context.Context, client *clientv3.Client, beat *heartbeat, watch clientv3.WatchChan) error {
 	audit := time.NewTicker(keyAuditInterval)
 	defer audit.Stop()
 	for {
@@ -99,12 +97,15 @@ func (r *Registrar) keep(
 		select {
 		case <-ctx.Done():
 			return context.Cause(ctx)
-		case _, ok := <-alive:
-			if !ok {
-				return errNotAlive
+		case <-time.After(time.Until(r.lease.renewed.Add(r.ttl / 3))):
+			if err := r.renew(beat); err != nil {
+				return err
 			}
 			continue
 		case seen, ok := <-watch:
+			if ctx.Err() != nil {
+				return context.Cause(ctx)
+			}
 			if !ok {
 				return errKeyWatch
 			}
@@ -121,35 +122,30 @@ func (r *Registrar) keep(
 	}
 }
 
-// ensureLease goes on with the lease there is, if it still lives: then the key does too, and nobody notices
-// that the connection was lost. Otherwise it takes a new one.
-func (r *Registrar) ensureLease(ctx context.Context, client *clientv3.Client) error {
-	ctx, cancel := context.WithTimeout(ctx, r.client.requestTimeout())
-	defer cancel()
-	if r.lease != 0 {
-		// Not KeepAliveOnce, which spins while etcd cannot be reached.
-		left, err := client.TimeToLive(ctx, r.lease)
-		if err != nil {
-			return fmt.Errorf("ask for the lease: %w", err)
-		}
-		if left.TTL >= 0 {
-			return nil
-		}
-		r.lease = 0
+// trouble notes why it is not known whether etcd holds the registration. Until its lease can have run out, it does.
+func (r *Registrar) trouble(why error) {
+	message := "not registered, as far as is known; trying again"
+	left := r.standsFor()
+	if left > 0 {
+		message = "etcd cannot be asked; the registration stands until its lease runs out; trying again"
+		r.mu.Lock()
+		r.status.Error = why.Error()
+		r.announce()
+		r.mu.Unlock()
+	} else {
+		r.setUnregistered(why)
 	}
-	granted, err := client.Grant(ctx, int64(r.ttl/time.Second))
-	if err != nil {
-		return fmt.Errorf("get a lease: %w", err)
+	if kind := message + errorKind(why); !r.logged[kind] {
+		r.logged[kind] = true
+		r.log.Warn(message, zap.Duration("left", left), zap.Error(why))
 	}
-	r.lease = granted.ID
-	return nil
 }
 
 // settle makes the key hold what it should, whatever it holds now, and returns once a read has shown that it
 // does, with the revision of that read. Where someone else has written the key it may be too early to write
 // over that: then it leaves the key alone and sets takeBackAt.
 func (r *Registrar) settle(ctx context.Context, client *clientv3.Client) (revision int64, err error) {
-	ctx, cancel := context.WithTimeout(ctx, r.client.requestTimeout())
+	ctx, cancel := context.WithTimeout(ctx, r.patience())
 	defer cancel()
 	key := r.instance.Key
 	for {
@@ -166,13 +162,13 @@ func (r *Registrar) settle(ctx context.Context, client *clientv3.Client) (revisi
 		if len(read.Kvs) > 0 {
 			found = read.Kvs[0]
 		}
-		ours := clientv3.LeaseID(found.Lease) == r.lease
+		ours := clientv3.LeaseID(found.Lease) == r.lease.id
 		switch {
 		case ours && string(found.Value) == string(value):
 			r.setRegistered(found, in.Weight, wanted)
 			return read.Header.Revision, nil
 		case found.ModRevision == 0:
-			if r.heldUnder == r.lease {
+			if r.heldUnder == r.lease.id {
 				r.log.Warn("the registration is gone from etcd; restoring it")
 			}
 		case r.held == 0 && !ours:
@@ -183,9 +179,12 @@ func (r *Registrar) settle(ctx context.Context, client *clientv3.Client) (revisi
 			return read.Header.Revision, nil
 		}
 		r.written = string(value)
-		write := clientv3.OpPut(key, r.written, clientv3.WithLease(r.lease))
+		write := clientv3.OpPut(key, r.written, clientv3.WithLease(r.lease.id))
 		unchanged := clientv3.Compare(clientv3.ModRevision(key), "=", found.ModRevision)
 		if _, err := client.Txn(ctx).If(unchanged).Then(write).Commit(); err != nil {
+			if errors.Is(err, rpctypes.ErrLeaseNotFound) {
+				r.lease = lease{}
+			}
 			return 0, fmt.Errorf("write the key: %w", err)
 		}
 	}
@@ -215,15 +214,18 @@ func (r *Registrar) mayTakeBack(found *mvccpb.KeyValue) bool {
 
 // deregister deletes the key, if it is still ours, and revokes the lease.
 func (r *Registrar) deregister(ctx context.Context) error {
+	// There is to be time for another member when this one does not answer.
+	ctx, cancel := context.WithTimeout(ctx, r.client.requestTimeout()/3)
+	defer cancel()
 	client, err := r.client.get(ctx)
 	if err != nil {
 		return err
 	}
-	ours := clientv3.Compare(clientv3.LeaseValue(r.instance.Key), "=", r.lease)
+	ours := clientv3.Compare(clientv3.LeaseValue(r.instance.Key), "=", r.lease.id)
 	if _, err := client.Txn(ctx).If(ours).Then(clientv3.OpDelete(r.instance.Key)).Commit(); err != nil {
 		return fmt.Errorf("delete the key: %w", err)
 	}
-	_, err = client.Revoke(ctx, r.lease)
+	_, err = client.Revoke(ctx, r.lease.id)
 	if err != nil && !errors.Is(err, rpctypes.ErrLeaseNotFound) {
 		return fmt.Errorf("revoke the lease: %w", err)
 	}
@@ -242,7 +244,7 @@ func (r *Registrar) want() (Instance, int) {
 // setRegistered notes that etcd holds the registration with the given weight.
 func (r *Registrar) setRegistered(kv *mvccpb.KeyValue, weight, wanted int) {
 	first := r.heldUnder == 0
-	r.heldUnder, r.held, r.takeBackAt = r.lease, kv.ModRevision, time.Time{}
+	r.heldUnder, r.held, r.takeBackAt = r.lease.id, kv.ModRevision, time.Time{}
 	clear(r.logged)
 
 	r.mu.Lock()
@@ -263,6 +265,8 @@ func (r *Registrar) setRegistered(kv *mvccpb.KeyValue, weight, wanted int) {
 		r.log.Info("registered", fields...)
 	case before.ModRevision != kv.ModRevision:
 		r.log.Info("registration written", fields...)
+	case before.Error != "":
+		r.log.Info("the registration is confirmed again", fields...)
 	}
 	if first {
 		close(r.registered)

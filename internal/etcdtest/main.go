@@ -7,11 +7,19 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+
+	"github.com/lbproxy/lbproxy/internal/embedetcd"
 )
 
 // Main is goleak.VerifyTestMain with more patience: the connections between members of a stopped cluster end
 // when their reads time out, after 5 s.
+//
+// It also is the members of etcd that StartProcesses starts.
 func Main(m *testing.M) {
+	if spec := os.Getenv(asMember); spec != "" {
+		fmt.Fprintln(os.Stderr, embedetcd.Run(spec))
+		os.Exit(1)
+	}
 	code := m.Run()
 	if code == 0 {
 		leak := goleak.Find()

@@ -1,0 +1,134 @@
+package discovery_test
+
+import (
+	"context"
+	"fmt"
+	"testing"
+	"time"
+
+	"go.etcd.io/etcd/api/v3/mvccpb"
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
+
+	"github.com/lbproxy/lbproxy/discovery"
+	"github.com/lbproxy/lbproxy/internal/etcdtest"
+)
+
+// Each member of etcd is frozen in turn, for longer than leases last. The registrars that used it go on at another one
+// in time: no registration is lost, and weights can be set all the while.
+func TestRegistrarsOutlastAFrozenMember(t *testing.T) {
+	t.Parallel()
+	const ttl = 6 * time.Second
+	members := etcdtest.StartProcesses(t)
+	var registrars []*discovery.Registrar
+	var logs []*observer.ObservedLogs
+	for i := range 6 {
+		core, logged := observer.New(zap.InfoLevel)
+		client := etcdClient(t, discovery.EtcdConfig{Endpoints: members.Endpoints()})
+		r, err := discovery.NewRegistrar(client, "hello",
+			discovery.Instance{Addr: fmt.Sprintf("127.0.0.1:%d", 1001+i), Weight: 10},
+			discovery.RegistrarOptions{TTL: ttl, Log: zap.New(core)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Start()
+		t.Cleanup(func() { r.Stop(context.Background()) })
+		awaitRegistered(t, r)
+		registrars, logs = append(registrars, r), append(logs, logged)
+	}
+	leader := members.Leader(0)
+	for weight, frozen := range []int{(leader + 1) % 3, (leader + 2) % 3, leader} {
+		admin := registry{Client: members.Admin((frozen + 1) % 3)}
+		before := admin.entries(t)
+		members.Freeze(frozen)
+		for i, r := range registrars {
+			if err := r.SetWeight(within(t), weight); err != nil {
+				t.Errorf("registrar %d with member %d frozen: %v", i, frozen, err)
+			}
+		}
+		admin.outlast(t, ttl)
+		after := admin.entries(t)
+		for key, kv := range before {
+			if now := after[key]; now == nil || now.CreateRevision != kv.CreateRevision || now.Lease != kv.Lease {
+				t.Errorf("with member %d frozen, %v became %v", frozen, kv, now)
+			}
+		}
+		if frozen != leader { // an etcd that is led by one that has slept may end leases, whoever renews them
+			members.Thaw(frozen)
+		}
+	}
+	for i, l := range logs {
+		if logged(l, "not registered") {
+			t.Errorf("registrar %d lost its registration: %v", i, l.All())
+		}
+	}
+}
+
+// A member that is frozen when a registrar starts, or stops, is left for another.
+func TestRegistrarStartsAndStopsBesideAFrozenMember(t *testing.T) {
+	t.Parallel()
+	etcd := newRegistry(t)
+	frozen := etcdtest.Forward(t, etcd.endpoint)
+	frozen.Stall()
+	for range 4 { // whichever is asked first
+		client := etcdClient(t, discovery.EtcdConfig{
+			Endpoints: []string{frozen.Endpoint(), etcd.endpoint}, DialTimeout: 3 * time.Second,
+		})
+		r, err := discovery.NewRegistrar(client, "hello", testInstance, discovery.RegistrarOptions{TTL: testTTL})
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Start()
+		t.Cleanup(func() { r.Stop(context.Background()) })
+		awaitRegistered(t, r)
+		if err := r.Stop(t.Context()); err != nil {
+			t.Error(err)
+		}
+	}
+
+	frozen.Resume()
+	for range 4 {
+		client := etcdClient(t, discovery.EtcdConfig{
+			Endpoints: []string{frozen.Endpoint(), etcd.endpoint}, DialTimeout: 3 * time.Second,
+		})
+		r, err := discovery.NewRegistrar(client, "hello", testInstance, discovery.RegistrarOptions{TTL: testTTL})
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Start()
+		t.Cleanup(func() { r.Stop(context.Background()) })
+		awaitRegistered(t, r)
+		frozen.Stall()
+		if err := r.Stop(t.Context()); err != nil {
+			t.Error(err)
+		}
+		frozen.Resume()
+	}
+}
+
+func (r registry) entries(t *testing.T) map[string]*mvccpb.KeyValue {
+	t.Helper()
+	got, err := r.Get(within(t), "/hello/", clientv3.WithPrefix())
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := map[string]*mvccpb.KeyValue{}
+	for _, kv := range got.Kvs {
+		all[string(kv.Key)] = kv
+	}
+	return all
+}
+
+// outlast returns when a lease of that time, granted now, has ended because nobody renews it, and the second after it.
+func (r registry) outlast(t *testing.T, ttl time.Duration) {
+	t.Helper()
+	granted, err := r.Grant(within(t), int64(ttl/time.Second)+1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "a lease has run out", func() bool {
+		left, err := r.TimeToLive(within(t), granted.ID)
+		return err == nil && left.TTL < 0
+	})
+}
