@@ -102,6 +102,9 @@ func (w *world) round(seed int64) {
 		f.stop()
 	}
 	if got := w.source.value(w, "lbproxy_discovery_diverged_total"); got != 0 {
+		for _, l := range w.source.logs.All() {
+			w.tell("%s %s %v", l.Time.Format("05.000"), l.Message, l.ContextMap())
+		}
 		w.Errorf("%v audits found the watched state different", got)
 	}
 }

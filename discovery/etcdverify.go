@@ -101,11 +101,14 @@ func (f *follower) audit(ctx context.Context) error {
 		// Compacted, or etcd is busy: whether the watch is well is for verify to say.
 		f.log.Debug("audit could not read the registry", zap.Int64("revision", f.revision), zap.Error(err))
 		return nil
-	case then == f.table.digest():
+	}
+	known := f.table.digest()
+	if then == known {
 		return nil
 	}
 	f.metrics.Diverged()
-	return fmt.Errorf("%w at revision %d", errDiverged, f.revision)
+	return fmt.Errorf("%w at revision %d: %d entries, the newest of revision %d, instead of %d and %d",
+		errDiverged, f.revision, known.count, known.newest, then.count, then.newest)
 }
 
 // auditAfter varies, so that what started together is not audited together.

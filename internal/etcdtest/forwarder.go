@@ -113,10 +113,7 @@ func (f *Forwarder) serve(client net.Conn) {
 		return
 	}
 	defer f.drop(client)
-	f.mu.Lock()
-	target := f.target
-	f.mu.Unlock()
-	server, err := net.Dial("tcp", target)
+	server, err := net.Dial("tcp", f.next())
 	if err != nil {
 		return
 	}
@@ -135,6 +132,17 @@ func (f *Forwarder) serve(client net.Conn) {
 		})
 	}
 	wg.Wait()
+}
+
+// next is where a new connection goes, once bytes may pass: an etcd that stops waits for what new connections begin with.
+func (f *Forwarder) next() string {
+	f.mu.Lock()
+	open := f.open
+	f.mu.Unlock()
+	<-open
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.target
 }
 
 // keep has Cut close c; it is false if the cut has already been made.
