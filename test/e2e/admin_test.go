@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -9,9 +10,12 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"github.com/lbproxy/lbproxy/configs"
 	"github.com/lbproxy/lbproxy/internal/etcdtest"
+	"github.com/lbproxy/lbproxy/metrics"
 	"github.com/lbproxy/lbproxy/picker"
 	"github.com/lbproxy/lbproxy/proxy"
 )
@@ -221,6 +225,55 @@ func (p *lbproxy) mustGet(path string, page any) {
 }
 
 // Every series is there and right after calls of which all is known.
+// Of three instances one is slow, and one fails at once: both can be told from the third.
+func TestTheInstanceThatIsWorseStandsOut(t *testing.T) {
+	onEveryEngine(t, func(t *testing.T, w *world) {
+		good := w.startInstance("hello", "", 1)
+		slow := w.startInstance("hello", "", 1, onHello(func(context.Context) error {
+			time.Sleep(100 * time.Millisecond) // that is what is tested
+			return nil
+		}))
+		bad := w.startInstance("hello", "", 1, onHello(func(context.Context) error {
+			return status.Error(codes.Internal, "database pool exhausted")
+		}))
+		p := w.startProxy(listed("hello"))
+		p.awaitReady("hello", 3)
+		cc := p.dial("hello")
+		for range 12 {
+			_, _ = sayHello(within(t), cc) // a third of them fails
+		}
+		var s proxy.ServiceStatus
+		recent := map[string]*metrics.Recent{}
+		await(t, "the last of the calls on /services", func() bool {
+			s = proxy.ServiceStatus{}
+			p.mustGet("/services/hello", &s)
+			for _, in := range s.Instances {
+				recent[in.Addr] = in.Recent
+			}
+			return s.InFlight == 0 && recent[good.addr] != nil && recent[slow.addr] != nil && recent[bad.addr] != nil
+		})
+		if r := recent[good.addr]; r.ErrorShare != 0 || r.P99Seconds >= recent[slow.addr].P99Seconds {
+			t.Errorf("the good one: %+v", r)
+		}
+		if r := recent[slow.addr]; r.ErrorShare != 0 || r.P99Seconds < 0.08 {
+			t.Errorf("the slow one: %+v, want a p99 of 0.1 s", r)
+		}
+		if r := recent[bad.addr]; r.ErrorShare != 1 || r.P99Seconds >= recent[slow.addr].P99Seconds {
+			t.Errorf("the one that fails: %+v, want an error share of 1", r)
+		}
+		if share := s.Recent.ErrorShare; share < 0.3 || share > 0.4 {
+			t.Errorf("the service: %+v, want an error share of a third", s.Recent)
+		}
+		m := p.metrics()
+		seconds := func(in *instance) float64 {
+			return m[fmt.Sprintf(`lbproxy_endpoint_call_seconds_total{endpoint=%q,service="hello"}`, in.addr)]
+		}
+		if seconds(slow) < 0.4 || seconds(good) >= seconds(slow) || seconds(bad) >= seconds(slow) {
+			t.Errorf("seconds of four calls each: slow %v, good %v, bad %v", seconds(slow), seconds(good), seconds(bad))
+		}
+	})
+}
+
 func TestMetrics(t *testing.T) {
 	onEveryEngine(t, func(t *testing.T, w *world) {
 		in, drained := w.startInstance("hello", "", 7), w.startInstance("hello", "", 0)
