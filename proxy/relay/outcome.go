@@ -135,6 +135,7 @@ func (st *stream) fail(c *core, err *proxy.Error) {
 
 // discard fails a call that holds too much memory, and lets go of what it holds.
 func (st *stream) discard(c *core) {
+	st.web.cut = st.half[caller].queue.len > 0
 	c.discardQueue(st, &st.half[caller])
 	c.discardQueue(st, &st.half[backend])
 	c.unkeep(st)

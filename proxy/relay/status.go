@@ -54,13 +54,13 @@ func valueOf(fields []hpack.Field, name string) string {
 }
 
 // wants is the dialect of a call, and the content-type that an answer in it has: the call's own, as libraries compare
-// the two. A gRPC-Web caller may ask for another by accept.
+// the two. But a gRPC-Web caller may send binary content, and ask for text by accept.
 func (st *stream) wants() (_ dialect, contentType string) {
 	contentType = valueOf(st.request, "content-type")
 	d := dialectOf(contentType)
-	if d.isWeb() {
-		if accept := valueOf(st.request, "accept"); dialectOf(accept).isWeb() {
-			return dialectOf(accept), accept
+	if d == grpcWeb {
+		if accept := valueOf(st.request, "accept"); dialectOf(accept) == grpcWebText {
+			return grpcWebText, accept
 		}
 	}
 	return d, contentType

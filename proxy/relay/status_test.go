@@ -166,7 +166,9 @@ func TestStatusesInGRPCWeb(t *testing.T) {
 		{"application/grpc-web", "", "application/grpc-web", false},
 		{"application/grpc-web+proto", "*/*", "application/grpc-web+proto", false},
 		{"application/grpc-web-text", "", "application/grpc-web-text", true},
-		{"application/grpc-web-text+proto", "application/grpc-web-text", "application/grpc-web-text", true},
+		{"application/grpc-web-text+proto", "application/grpc-web-text", "application/grpc-web-text+proto", true},
+		{"application/grpc-web+proto", "application/grpc-web", "application/grpc-web+proto", false},
+		{"application/grpc-web-text", "application/grpc-web", "application/grpc-web-text", true},
 		{"application/grpc-web", "application/grpc-web-text", "application/grpc-web-text", true},
 	} {
 		t.Run(tt.contentType+" "+tt.accept, func(t *testing.T) {
@@ -252,6 +254,22 @@ func TestStatusesInTheMidstOfAResponse(t *testing.T) {
 			w.finish()
 		})
 	}
+}
+
+// Whoever has got a part of what has come of a response must not take the status for the rest.
+func TestStatusBehindAResponseThatIsDiscarded(t *testing.T) {
+	w, c, b := pair(t)
+	c.settings(setting{ID: http2.SettingInitialWindowSize, Val: 10})
+	c.ask(true, "content-type", "application/grpc-web")
+	b.headers(1, false, ":status", "200", "content-type", "application/grpc-web")
+	b.data(1, append([]byte{0, 0, 0, 0, 200}, make([]byte, 200)...), false)
+	c.got()
+	for _, st := range c.c.streams {
+		st.discard(w.core)
+	}
+	w.step()
+	want(t, c, "RST 1 INTERNAL_ERROR")
+	w.finish()
 }
 
 // What has not been sent of a response that cannot be finished is not sent any more.

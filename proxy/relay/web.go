@@ -15,17 +15,18 @@ const webTrailersFlag = 0x80
 // come ends with a whole message, and the status.
 type webContent struct {
 	text    [4]byte  // of base64, that is not decoded yet
-	texts   int      // how much of it there is
+	texts   uint8    // how much of it there is
 	prefix  [5]byte  // of the frame
-	known   int      // how much of it has come
-	left    uint32   // of the frame's payload
+	known   uint8    // how much of it has come
+	cut     bool     // the caller does not get all that has come
 	line    [24]byte // of the trailers: no status needs more
-	written int      // how long the line is
+	written uint8    // how long the line is
+	left    uint32   // of the frame's payload
 }
 
 // between says whether another frame may follow.
 func (w *webContent) between() bool {
-	return w.texts == 0 && w.known == 0 && w.left == 0 && w.prefix[0]&webTrailersFlag == 0
+	return !w.cut && w.texts == 0 && w.known == 0 && w.left == 0 && w.prefix[0]&webTrailersFlag == 0
 }
 
 // read takes the next piece of the content, and notes the status in code.
@@ -36,7 +37,7 @@ func (w *webContent) read(d dialect, b []byte, code *codes.Code) {
 	}
 	for _, c := range b {
 		w.text[w.texts] = c
-		if w.texts++; w.texts == len(w.text) {
+		if w.texts++; int(w.texts) == len(w.text) {
 			var decoded [3]byte
 			n, _ := base64.StdEncoding.Decode(decoded[:], w.text[:]) // padding may stand within the content, too
 			w.texts = 0
@@ -50,7 +51,7 @@ func (w *webContent) frames(b []byte, code *codes.Code) {
 		if w.left == 0 {
 			w.prefix[w.known] = b[0]
 			b = b[1:]
-			if w.known++; w.known == len(w.prefix) {
+			if w.known++; int(w.known) == len(w.prefix) {
 				w.known, w.left = 0, binary.BigEndian.Uint32(w.prefix[1:])
 			}
 			continue
@@ -70,10 +71,10 @@ func (w *webContent) trailers(b []byte, code *codes.Code) {
 			w.endLine(code)
 			continue
 		}
-		if w.written < len(w.line) {
+		if int(w.written) < len(w.line) {
 			w.line[w.written] = c
+			w.written++
 		}
-		w.written++
 	}
 	if w.left == 0 {
 		w.endLine(code)
@@ -81,7 +82,7 @@ func (w *webContent) trailers(b []byte, code *codes.Code) {
 }
 
 func (w *webContent) endLine(code *codes.Code) {
-	name, value, _ := bytes.Cut(w.line[:min(w.written, len(w.line))], []byte(":"))
+	name, value, _ := bytes.Cut(w.line[:w.written], []byte(":"))
 	if bytes.EqualFold(name, []byte("grpc-status")) {
 		*code = parseStatus(string(bytes.TrimSpace(value)))
 	}

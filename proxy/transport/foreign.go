@@ -20,11 +20,11 @@ func (f *Foreign) Error() string {
 
 // Log says who it was, and where.
 func (f *Foreign) Log(log *zap.Logger, peer net.Addr, listener string) {
-	log.Warn("a caller is turned away, as it does not speak HTTP/2 without TLS", zap.String("protocol", f.Protocol),
+	log.Warn("a caller is turned away: it speaks "+f.Protocol+", and the port of calls HTTP/2 without TLS",
 		zap.Stringer("address", peer), zap.String("listener", listener))
 }
 
-// maxRequestLine is how long the first line of a request in HTTP/1.1 may be to be known as one.
+// maxRequestLine is within how many bytes the first line of a request in HTTP/1.1 must end to be known as one.
 const maxRequestLine = 8 << 10
 
 // A TLS record's first bytes (RFC 8446, section 5.1), and the alert that no version of it is spoken here (6.2).
@@ -49,8 +49,9 @@ func Recognize(said []byte, admin string) *Foreign {
 			return &Foreign{"TLS", tlsAlert}
 		}
 	}
-	line, _, whole := bytes.Cut(said, []byte("\n"))
-	if !whole && len(line) <= maxRequestLine && isText(line) {
+	request := bytes.TrimLeft(said, "\r\n") // empty lines may stand before it (RFC 9112, section 2.2)
+	line, _, whole := bytes.Cut(request, []byte("\n"))
+	if !whole && len(said) <= maxRequestLine && isText(line) {
 		return nil
 	}
 	if whole && bytes.Contains(line, []byte(" HTTP/1.")) {
