@@ -188,6 +188,9 @@ func (c *call) pass(ended error) error {
 	if ended == io.EOF {
 		ended = nil
 	}
+	if e := c.Endpoint(); e != nil {
+		e.Conn().(*conn).serves()
+	}
 	c.End(status.Code(ended))
 	return ended
 }

@@ -5,7 +5,9 @@ import (
 	"errors"
 	"math"
 	"net"
+	"sync"
 	"sync/atomic"
+	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
@@ -20,22 +22,28 @@ import (
 type conn struct {
 	endpoint *picker.Endpoint
 	share    *transport.Share
+	dialer   *transport.Dialer
 	cc       *grpc.ClientConn
 	stop     context.CancelFunc
 	watched  chan struct{} // closed when watch has returned
+	again    chan struct{} // receives when it is worth trying again at once
 
-	// halfway is set while TCP has connected and HTTP/2 has not.
-	halfway atomic.Bool
+	failures atomic.Int32               // attempts to connect, on end, that have come to nothing
+	halfway  atomic.Pointer[backendEnd] // what TCP has connected to and HTTP/2 has not greeted on; nil if there is none
+	served   atomic.Bool                // a call has been answered since the last connection was lost
 }
 
-var (
-	errLost      = errors.New("the connection has ended")
-	errHandshake = errors.New("TCP connects but HTTP/2 does not; check that a gRPC server without TLS listens there")
-)
+// blink is how long a connection must last for its end not to mean that the server wants none.
+const blink = 10 * time.Millisecond
+
+var errLost = errors.New("the connection has ended")
 
 // Dial implements [proxy.Engine].
 func (e *Engine) Dial(ep *picker.Endpoint) picker.Conn {
-	c := &conn{endpoint: ep, share: e.descriptors.Share(1), watched: make(chan struct{})}
+	c := &conn{
+		endpoint: ep, share: e.descriptors.Share(1), dialer: e.dialer,
+		watched: make(chan struct{}), again: make(chan struct{}, 1),
+	}
 	cc, err := grpc.NewClient("passthrough:///"+ep.Addr(),
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithContextDialer(c.dial),
@@ -69,63 +77,201 @@ func (e *Engine) Dial(ep *picker.Endpoint) picker.Conn {
 
 // dial is told of every attempt to connect; of those that fail again, watch is not.
 func (c *conn) dial(ctx context.Context, addr string) (net.Conn, error) {
-	if c.halfway.Swap(false) {
-		c.endpoint.SetState(picker.Failed, errHandshake)
-	}
+	c.notGreeted()
 	n, err := c.connect(ctx, addr)
 	if err != nil {
 		if ctx.Err() == nil {
-			c.endpoint.SetState(picker.Failed, err)
+			c.failed(err)
 		}
 		return nil, err
 	}
-	c.halfway.Store(true)
 	return n, nil
 }
 
+// notGreeted tells of a connection, if there is one, that HTTP/2 has not greeted on and that is given up.
+func (c *conn) notGreeted() {
+	if end := c.halfway.Swap(nil); end != nil {
+		c.failed(end.why())
+	}
+}
+
+func (c *conn) failed(err error) {
+	c.failures.Add(1)
+	c.endpoint.SetState(picker.Failed, err)
+}
+
 func (c *conn) connect(ctx context.Context, addr string) (net.Conn, error) {
-	if err := c.share.Take(); err != nil {
+	failures := int(c.failures.Load())
+	if failures > 0 {
+		place := c.dialer.Retry(failures)
+		defer place.Leave()
+		select {
+		case <-place.Called():
+		case <-c.again:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+	endTurn, err := c.dialer.Turn(ctx)
+	if err != nil {
 		return nil, err
 	}
-	n, err := transport.BackendDialer().DialContext(ctx, "tcp", addr)
+	slow := transport.NewSlow(transport.MaxPatience, func(err error) {
+		if failures == 0 { // later it is known to be so
+			c.endpoint.SetState(picker.Failed, err)
+		}
+	})
+	settle := func() {
+		slow.End()
+		endTurn()
+	}
+	if err := c.share.Take(); err != nil {
+		settle()
+		return nil, err
+	}
+	n, err := c.dialer.Dial(ctx, addr, transport.Patience(failures))
 	if err != nil {
+		settle()
 		c.share.Return()
 		return nil, err
 	}
-	return &counted{Conn: n, gone: c.share.Return}, nil
+	slow.Connected()
+	end := &backendEnd{counted: counted{Conn: n, gone: c.share.Return}, settle: settle}
+	c.halfway.Store(end)
+	return end, nil
+}
+
+// backendEnd is a connection to a backend, of which is known how it has begun.
+type backendEnd struct {
+	counted
+	settle func() // ends the attempt to connect
+
+	began bool // owned by Read, which grpc-go calls from one goroutine
+
+	mu    sync.Mutex // protects, until it has begun:
+	first []byte     // what the backend has said
+	err   error      // that reading has failed with
+}
+
+// maxFirst is how much is kept of what a backend says first, and minFirst how much tells what it speaks.
+const minFirst, maxFirst = 9, 64
+
+func (e *backendEnd) Read(b []byte) (int, error) {
+	n, err := e.counted.Read(b)
+	if !e.began {
+		e.begin(b[:n], err)
+	}
+	return n, err
+}
+
+func (e *backendEnd) begin(b []byte, err error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.first = append(e.first, b[:min(len(b), maxFirst-len(e.first))]...)
+	e.err = err
+	if e.began = err != nil || len(e.first) >= minFirst; e.began {
+		e.settle()
+	}
+}
+
+func (e *backendEnd) Close() error {
+	e.settle()
+	return e.counted.Close()
+}
+
+// why says why it is given up.
+func (e *backendEnd) why() error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	switch foreign := transport.ForeignGreeting(e.first); {
+	case foreign != nil:
+		return foreign
+	case len(e.first) >= minFirst:
+		return errLost
+	case e.err == nil, errors.Is(e.err, net.ErrClosed):
+		return transport.LateGreeting(e.first, transport.MaxPatience)
+	}
+	return transport.NoGreeting(e.first, e.err)
 }
 
 // watch keeps the connection up and tells the endpoint how it stands.
 func (c *conn) watch(ctx context.Context) {
 	defer close(c.watched)
-	wasReady := false
+	var ready time.Time // since when it is; zero if it is not
 	for {
 		state := c.cc.GetState()
-		if wasReady && state != connectivity.Ready {
-			c.endpoint.SetState(picker.Connecting, errLost)
+		if !ready.IsZero() && state != connectivity.Ready {
+			c.lost(time.Since(ready))
+			ready = time.Time{}
 		}
 		switch state {
 		case connectivity.Ready:
-			c.halfway.Store(false)
-			c.endpoint.SetState(picker.Ready, nil)
-		case connectivity.TransientFailure:
-			var cause error // dial has told it, unless
-			if c.halfway.Swap(false) {
-				cause = errHandshake
+			c.halfway.Store(nil)
+			if c.failures.Load() > 0 {
+				c.dialer.Revived()
 			}
-			c.endpoint.SetState(picker.Failed, cause)
+			c.endpoint.SetState(picker.Ready, nil)
+			ready = time.Now()
+		case connectivity.TransientFailure:
+			c.notGreeted() // of others dial has told
+			c.endpoint.SetState(picker.Failed, nil)
 		case connectivity.Idle:
+			if !c.pause(ctx) {
+				return
+			}
 			c.cc.Connect()
 		}
-		wasReady = state == connectivity.Ready
 		if !c.cc.WaitForStateChange(ctx, state) {
 			return
 		}
 	}
 }
 
-// Renew implements [picker.Conn].
-func (c *conn) Renew() { c.cc.ResetConnectBackoff() }
+// serves notes that a call has been answered.
+func (c *conn) serves() {
+	if !c.served.Load() {
+		c.served.Store(true)
+	}
+}
+
+// lost judges a connection that has lasted for some time: one that was of no use must not be followed by another at once.
+func (c *conn) lost(lasted time.Duration) {
+	switch {
+	case c.served.Swap(false), lasted >= transport.ConnectBackoffMax:
+		c.failures.Store(0)
+	case lasted >= blink: // it may have gone away gracefully, which grpc-go does not tell
+		c.failures.Store(1)
+	default:
+		c.failed(errLost)
+		return
+	}
+	c.endpoint.SetState(picker.Connecting, errLost)
+}
+
+// pause waits before connecting anew, after failures that grpc-go takes for none, and returns false when ctx is done.
+func (c *conn) pause(ctx context.Context) bool {
+	failures := int(c.failures.Load())
+	if failures == 0 {
+		return true
+	}
+	select {
+	case <-time.After(transport.Backoff(failures)):
+	case <-c.again:
+	case <-ctx.Done():
+		return false
+	}
+	return true
+}
+
+// Renew implements [picker.Conn]. A connection that there is stays for as long as it stands: grpc-go ends one with its
+// calls, or not at all.
+func (c *conn) Renew() {
+	select {
+	case c.again <- struct{}{}:
+	default: // it is about to
+	}
+	c.cc.ResetConnectBackoff()
+}
 
 // Close implements [picker.Conn].
 func (c *conn) Close() {

@@ -49,6 +49,7 @@ var _ proxy.Engine = (*Engine)(nil)
 // Engine implements [proxy.Engine].
 type Engine struct {
 	descriptors *transport.Descriptors
+	dialer      *transport.Dialer
 	admin       string
 	log         *zap.Logger
 
@@ -65,7 +66,7 @@ type Engine struct {
 // port of calls.
 func New(d *transport.Descriptors, admin string, log *zap.Logger) *Engine {
 	// Callers can make much of it happen without end.
-	e := &Engine{descriptors: d, admin: admin, log: log.WithOptions(logsample.First(5, time.Second))}
+	e := &Engine{descriptors: d, dialer: transport.NewDialer(), admin: admin, log: log.WithOptions(logsample.First(5, time.Second))}
 	e.forced, e.force = context.WithCancelCause(context.Background())
 	return e
 }

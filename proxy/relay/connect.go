@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sync/atomic"
 	"time"
 
 	"github.com/lbproxy/lbproxy/picker"
@@ -18,22 +17,7 @@ const (
 	moment = time.Second
 	// blink is how long one must last for its GOAWAY not to mean that the server wants none.
 	blink = 10 * time.Millisecond
-	// slow is after what time an attempt is told of that has not failed yet.
-	slow = 500 * time.Millisecond
 )
-
-// tooSlow is why there is no connection yet.
-type tooSlow struct {
-	patience  time.Duration
-	connected bool // by TCP
-}
-
-func (e tooSlow) Error() string {
-	if e.connected {
-		return fmt.Sprintf("TCP connects but HTTP/2 does not: it has not greeted (SETTINGS) within %s; it has up to %s", slow, e.patience)
-	}
-	return fmt.Sprintf("TCP has not connected within %s; it has up to %s", slow, e.patience)
-}
 
 // tooLate is why a connection ends whose backend has not greeted for so long.
 type tooLate time.Duration
@@ -72,11 +56,11 @@ func (u *upstream) setState(state picker.State, cause error) {
 func (u *upstream) connect(ctx context.Context, meanwhile picker.State) *conn {
 	for u.pauseBetween(ctx) {
 		u.began = time.Now()
-		var tellSlow func(error)
-		if u.failures == 0 {
-			tellSlow = func(err error) { u.setState(meanwhile, err) }
-		}
-		c, err := u.attempt(ctx, u.failures, tellSlow, false)
+		c, err := u.attempt(ctx, u.failures, func(err error) {
+			if u.failures == 0 { // later it is known to be so
+				u.setState(meanwhile, err)
+			}
+		}, false)
 		switch {
 		case err == nil:
 			if u.failures > 0 {
@@ -201,10 +185,8 @@ func (u *upstream) attempt(ctx context.Context, failures int, tellSlow func(erro
 	}
 	defer end()
 	patience := transport.Patience(failures)
-	var connected atomic.Bool
-	if tellSlow != nil {
-		defer unless(slow, func() { tellSlow(tooSlow{patience, connected.Load()}) })()
-	}
+	slow := transport.NewSlow(patience, tellSlow)
+	defer slow.End()
 	generation := u.destination.generation.Load()
 	share := u.destination.share
 	if err := share.Take(); err != nil {
@@ -215,7 +197,7 @@ func (u *upstream) attempt(ctx context.Context, failures int, tellSlow func(erro
 		share.Return()
 		return nil, err
 	}
-	connected.Store(true)
+	slow.Connected()
 	c, err := u.shard.attach(nc, share.Return, func(d driver) *conn {
 		c := u.newConn(u.shard.core, d, additional)
 		c.link.began, c.link.generation = time.Now(), generation
@@ -254,20 +236,6 @@ func (u *upstream) greeting(ctx context.Context, c *conn, patience time.Duration
 	}
 }
 
-// unless has f called after d, unless the function that it returns is called before, which waits for an f that runs.
-func unless(d time.Duration, f func()) (stop func()) {
-	done := make(chan struct{})
-	t := time.AfterFunc(d, func() {
-		defer close(done)
-		f()
-	})
-	return func() {
-		if !t.Stop() {
-			<-done
-		}
-	}
-}
-
 // end ends a connection that is not needed any more.
 func (u *upstream) end(c *conn) { u.shard.enter(func(*core) { c.end(errFinished) }) }
 
@@ -275,7 +243,7 @@ func (u *upstream) end(c *conn) { u.shard.enter(func(*core) { c.end(errFinished)
 func (u *upstream) dialAdditional() {
 	failures := 0
 	u.shard.enter(func(*core) { failures = u.vain })
-	c, err := u.attempt(u.ctx, failures, nil, true)
+	c, err := u.attempt(u.ctx, failures, func(error) {}, true)
 	if err != nil {
 		u.shard.enter(u.grewNot)
 		if u.ctx.Err() == nil {

@@ -160,6 +160,9 @@ func stays(after time.Duration) backendEnd {
 
 func always(end backendEnd) func(int) backendEnd { return func(int) backendEnd { return end } }
 
+// slow is after what time an attempt is told of that goes on.
+const slow = 500 * time.Millisecond
+
 // A server that greets and closes is connected to ever less often, and does not fill the log.
 func TestConnectionsThatComeToNothing(t *testing.T) {
 	for _, tt := range []struct {

@@ -65,8 +65,9 @@ func (c *conn) pingLess(text string) time.Duration {
 	if !k.pinged && text != tooManyPings || k.Time <= 0 {
 		return 0
 	}
+	was := max(k.Time, k.Timeout) // which passes before the next, if it is longer
 	for {
-		old, wanted := interval.Load(), int64(min(2*k.Time, max(k.Time, maxPingInterval)))
+		old, wanted := interval.Load(), int64(min(2*was, max(was, maxPingInterval)))
 		if wanted <= old { // another connection's end has seen to it
 			return time.Duration(old)
 		}
