@@ -151,6 +151,18 @@ func TestRegisterThatCannotDeregisterFails(t *testing.T) {
 	p.awaitLog("the registration ends by itself within 10s")
 }
 
+func TestWeightAddressTaken(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	code, _, stderr := lbproxy(t, "register", "--name", "hello", "--addr", "127.0.0.1:1001", "--weight-address", l.Addr().String())
+	if want := fmt.Sprintf("--weight-address: %s is taken by ", l.Addr()); code != 1 || !strings.Contains(stderr, want) {
+		t.Errorf("exit code %d and %swant 1 with %q", code, stderr, want)
+	}
+}
+
 func TestWeightAddress(t *testing.T) {
 	h := newHost(t)
 	p := start(t, h.register("--weight-address", "127.0.0.1:0")...)

@@ -49,12 +49,12 @@ func TestServicesText(t *testing.T) {
 						LastError: "connection refused", LastErrorAt: ago(time.Hour),
 					},
 					{Addr: "10.0.0.2:1", Weight: 1, State: "ready", Since: ago(5 * time.Second), LastError: "reset", LastErrorAt: ago(6 * time.Second)},
-					{Addr: "10.0.0.3:1", Weight: 1, State: "failed", Since: ago(time.Hour), LastError: "one:\n\ttwo", LastErrorAt: ago(90 * time.Minute)},
+					{Addr: "10.0.0.3:1", Weight: 1, State: "failed", Since: ago(time.Hour), LastError: "one:\n\ttwo \x1b[2J", LastErrorAt: ago(90 * time.Minute)},
 				}
 			}),
 			header + `10.0.0.1:1 1.0.0 10 ready 1h0m0s 2 700 12.3 25.6% 3.15ms -
 10.0.0.2:1 - 1 ready 5s 0 0 - - - 6s ago: reset
-10.0.0.3:1 - 1 failed 1h0m0s 0 0 - - - 1h30m0s ago: one: two
+10.0.0.3:1 - 1 failed 1h0m0s 0 0 - - - 1h30m0s ago: one: two \x1b[2J
 The registry confirmed this 4s ago, revision 7.
 `, "4s ago", 0,
 		},

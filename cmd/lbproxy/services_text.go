@@ -8,6 +8,7 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"github.com/lbproxy/lbproxy/internal/terminal"
 	"github.com/lbproxy/lbproxy/metrics"
 	"github.com/lbproxy/lbproxy/picker"
 	"github.com/lbproxy/lbproxy/proxy"
@@ -75,7 +76,7 @@ func writeRegistryErrors(w io.Writer, all []proxy.ServiceStatus) {
 	for _, s := range all {
 		if s.RegistryError != "" && !said[s.RegistryError] {
 			said[s.RegistryError] = true
-			fmt.Fprintf(w, "The registry cannot confirm %s: %s\n", s.Service, s.RegistryError)
+			fmt.Fprintf(w, "The registry cannot confirm %s: %s\n", s.Service, oneLine(s.RegistryError))
 		}
 	}
 }
@@ -99,7 +100,7 @@ func writeService(w io.Writer, s proxy.ServiceStatus, now time.Time) {
 		writeTable(w, func(w io.Writer) {
 			fmt.Fprintln(w, "POISONED ENTRY\tREVISION\tFAULT")
 			for _, p := range s.Poisoned {
-				fmt.Fprintf(w, "%s\t%d\t%s\n", p.Key, p.Revision, oneLine(p.Fault))
+				fmt.Fprintf(w, "%s\t%d\t%s\n", oneLine(p.Key), p.Revision, oneLine(p.Fault))
 			}
 		})
 	}
@@ -111,7 +112,7 @@ func writeService(w io.Writer, s proxy.ServiceStatus, now time.Time) {
 func standingText(s proxy.ServiceStatus) string {
 	why := ""
 	if s.RegistryError != "" {
-		why = ": " + s.RegistryError
+		why = ": " + oneLine(s.RegistryError)
 	}
 	if s.Registry == proxy.RegistryUnsynced {
 		return fmt.Sprintf("The registry has not answered yet, so nothing is known of %s%s.", s.Service, why)
@@ -176,4 +177,5 @@ func age(seconds float64) time.Duration {
 	return time.Duration(max(0, seconds) * float64(time.Second)).Round(time.Second)
 }
 
-func oneLine(text string) string { return strings.Join(strings.Fields(text), " ") }
+// oneLine is a text that others have a say in, such as an instance in its last error, for a place in a table.
+func oneLine(text string) string { return terminal.Printable(strings.Join(strings.Fields(text), " ")) }

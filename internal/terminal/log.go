@@ -9,7 +9,6 @@ import (
 	"strconv"
 	"strings"
 	"time"
-	"unicode"
 
 	"go.uber.org/zap/buffer"
 	"go.uber.org/zap/zapcore"
@@ -47,7 +46,7 @@ func (e logEncoder) EncodeEntry(entry zapcore.Entry, fields []zapcore.Field) (*b
 	}
 	b := buffers.Get()
 	fmt.Fprintf(b, "%s  %-5s  %s%s%s%s\n", entry.Time.Format("2006-01-02 15:04:05.000"), entry.Level.CapitalString(),
-		printable(entry.Message), &l.fields, &l.errors, &l.below)
+		Printable(entry.Message), &l.fields, &l.errors, &l.below)
 	return b, nil
 }
 
@@ -79,7 +78,7 @@ func (l *logLine) addList(key string, values any) {
 	if err != nil {
 		text = fmt.Append(nil, values)
 	}
-	fmt.Fprintf(&l.fields, "  %s=%s", key, printable(string(text)))
+	fmt.Fprintf(&l.fields, "  %s=%s", key, Printable(string(text)))
 }
 
 func (l *logLine) add(key, text string) {
@@ -88,26 +87,13 @@ func (l *logLine) add(key, text string) {
 	case strings.Contains(text, "\n"):
 		fmt.Fprintf(&l.below, "\n  %s:", key)
 		for line := range strings.Lines(text) {
-			fmt.Fprintf(&l.below, "\n    %s", printable(strings.TrimSuffix(line, "\n")))
+			fmt.Fprintf(&l.below, "\n    %s", Printable(strings.TrimSuffix(line, "\n")))
 		}
 	case key == "error":
-		fmt.Fprintf(&l.errors, "  error: %s", printable(text))
-	case strings.ContainsAny(text, " \"=") || printable(text) != text:
+		fmt.Fprintf(&l.errors, "  error: %s", Printable(text))
+	case strings.ContainsAny(text, " \"=") || Printable(text) != text:
 		fmt.Fprintf(&l.fields, "  %s=%s", key, strconv.Quote(text))
 	default:
 		fmt.Fprintf(&l.fields, "  %s=%s", key, text)
 	}
-}
-
-// printable escapes what is not to be printed as it is.
-func printable(text string) string {
-	var b strings.Builder
-	for _, r := range text {
-		if r == '\t' || unicode.IsPrint(r) {
-			b.WriteRune(r)
-		} else {
-			b.WriteString(strings.Trim(strconv.QuoteRune(r), "'"))
-		}
-	}
-	return b.String()
 }

@@ -68,7 +68,9 @@ func (s *Screen) Draw(text string) error {
 		lines = lines[:max(0, height-1)]
 	}
 	for i, l := range lines {
-		lines[i] = l[:min(len(l), columns)]
+		if runes := []rune(l); len(runes) > columns {
+			lines[i] = string(runes[:columns])
+		}
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()

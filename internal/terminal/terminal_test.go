@@ -22,6 +22,7 @@ func TestScreenDrawsInPlace(t *testing.T) {
 		{func() error { _, err := fmt.Fprintln(s, "a line of the log"); return err }, "\x1b[1A\x1b[Ja line of the log\nthree\n"},
 		{func() error { return s.Draw("1\n2\n3\n4\n5\n") }, "\x1b[1A\x1b[J1\n2\n3\n"},
 		{func() error { return s.Draw("longer than wide\n") }, "\x1b[3A\x1b[Jlonger t\n"},
+		{func() error { return s.Draw("µµµµµµµµµ\n") }, "\x1b[1A\x1b[Jµµµµµµµµ\n"},
 		{func() error { s.Keep(); _, err := fmt.Fprintln(s, "the end"); return err }, "the end\n"},
 	} {
 		out.Reset()
