@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -38,13 +39,15 @@ const (
 // connection, and the log-in where there is a user, are made when first needed and again for as long as they fail.
 type EtcdClient struct {
 	// Immutable:
-	cfg       clientv3.Config
-	endpoints string // as configured
-	root      string // as in servicePrefix
-	ctx       context.Context
-	end       context.CancelFunc
+	cfg  clientv3.Config
+	root string // as in servicePrefix
+	ctx  context.Context
+	end  context.CancelFunc
 
+	inUse *inUse
 	login singleflight.Group
+
+	moving sync.Mutex // held while the client is made to leave a member
 
 	mu     sync.Mutex // protects:
 	client *clientv3.Client
@@ -62,7 +65,7 @@ func NewEtcdClient(cfg EtcdConfig, log *zap.Logger) (*EtcdClient, error) {
 		return nil, fmt.Errorf("etcd: root %q does not begin with a slash; use %q", cfg.Root, "/"+root)
 	}
 	c := clientv3.Config{
-		Endpoints:            shuffled(cfg.Endpoints),
+		Endpoints:            slices.Clone(cfg.Endpoints),
 		DialTimeout:          cfg.DialTimeout,
 		DialKeepAliveTime:    etcdKeepAliveTime,
 		DialKeepAliveTimeout: etcdKeepAliveTimeout,
@@ -72,7 +75,8 @@ func NewEtcdClient(cfg EtcdConfig, log *zap.Logger) (*EtcdClient, error) {
 	if c.DialTimeout == 0 {
 		c.DialTimeout = defaultDialTimeout
 	}
-	c.DialOptions = connectionOptions(c.DialTimeout)
+	member := &inUse{}
+	c.DialOptions = connectionOptions(c.DialTimeout, member)
 	if cfg.Username != "" {
 		password, err := readPassword(cfg.PasswordFile)
 		if err != nil {
@@ -94,7 +98,7 @@ func NewEtcdClient(cfg EtcdConfig, log *zap.Logger) (*EtcdClient, error) {
 	}
 	ctx, end := context.WithCancel(context.Background())
 	c.Context = atOnce(ctx) // for the log-in: whoever needs it tries again
-	return &EtcdClient{cfg: c, endpoints: strings.Join(cfg.Endpoints, ","), root: root, ctx: ctx, end: end}, nil
+	return &EtcdClient{cfg: c, root: root, ctx: ctx, end: end, inUse: member}, nil
 }
 
 // quiet: the client retries on its own, several times a second, and logs each failure; what comes of it is
@@ -104,7 +108,7 @@ func quiet(log *zap.Logger) *zap.Logger {
 }
 
 // Endpoints are the addresses of etcd, for messages.
-func (c *EtcdClient) Endpoints() string { return c.endpoints }
+func (c *EtcdClient) Endpoints() string { return strings.Join(c.cfg.Endpoints, ",") }
 
 // requestTimeout bounds one request, as configured.
 func (c *EtcdClient) requestTimeout() time.Duration { return c.cfg.DialTimeout }
@@ -140,7 +144,9 @@ func (c *EtcdClient) dial() (*clientv3.Client, error) {
 	if client != nil { // made by an attempt that ended between our caller's look and this one
 		return client, nil
 	}
-	client, err := clientv3.New(c.cfg)
+	cfg := c.cfg
+	cfg.Endpoints = shuffled(cfg.Endpoints) // at each attempt, because the log-in has only the first that connects
+	client, err := clientv3.New(cfg)
 	if err != nil {
 		return nil, fmt.Errorf("etcd %s: %w", c.Endpoints(), err)
 	}

@@ -4,20 +4,24 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"net"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/connectivity"
+	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 )
 
 const (
 	reconnectFirst = 100 * time.Millisecond
 	reconnectMax   = 2 * time.Second
+	lookupTimeout  = time.Second
 
 	// One member has all that a process asks for, and so gets the process's one connection. Etcd's client would have
 	// one to each of them.
@@ -25,7 +29,7 @@ const (
 )
 
 // connectionOptions are how etcd is connected to. Timeout bounds each attempt.
-func connectionOptions(timeout time.Duration) []grpc.DialOption {
+func connectionOptions(timeout time.Duration, member *inUse) []grpc.DialOption {
 	return []grpc.DialOption{
 		// By default gRPC comes to wait two minutes between attempts to connect: so long would etcd's return go
 		// unnoticed.
@@ -37,8 +41,8 @@ func connectionOptions(timeout time.Duration) []grpc.DialOption {
 		}),
 		grpc.WithDisableServiceConfig(), // that of etcd's client
 		grpc.WithDefaultServiceConfig(oneMember),
-		grpc.WithChainUnaryInterceptor(explain),
-		grpc.WithChainStreamInterceptor(reportEnd),
+		grpc.WithChainUnaryInterceptor(member.ofCall, explain),
+		grpc.WithChainStreamInterceptor(member.ofStream, reportEnd),
 	}
 }
 
@@ -47,6 +51,67 @@ func shuffled(endpoints []string) []string {
 	endpoints = slices.Clone(endpoints)
 	rand.Shuffle(len(endpoints), func(i, j int) { endpoints[i], endpoints[j] = endpoints[j], endpoints[i] })
 	return endpoints
+}
+
+// inUse is the member that was asked last.
+type inUse struct{ addr atomic.Pointer[string] } // as the connection has it
+
+func (u *inUse) note(p *peer.Peer) {
+	if p.Addr == nil {
+		return
+	}
+	if addr := p.Addr.String(); u.addr.Load() == nil || *u.addr.Load() != addr {
+		u.addr.Store(&addr)
+	}
+}
+
+func (u *inUse) ofCall(
+	ctx context.Context, method string, req, reply any, conn *grpc.ClientConn, next grpc.UnaryInvoker,
+	opts ...grpc.CallOption,
+) error {
+	var p peer.Peer
+	err := next(ctx, method, req, reply, conn, append(opts, grpc.Peer(&p))...)
+	u.note(&p)
+	return err
+}
+
+func (u *inUse) ofStream(
+	ctx context.Context, desc *grpc.StreamDesc, conn *grpc.ClientConn, method string, next grpc.Streamer,
+	opts ...grpc.CallOption,
+) (grpc.ClientStream, error) {
+	stream, err := next(ctx, desc, conn, method, opts...)
+	if err == nil {
+		if p, ok := peer.FromContext(stream.Context()); ok {
+			u.note(p)
+		}
+	}
+	return stream, err
+}
+
+// among finds the member among endpoints, or takes it for the first of them.
+func (u *inUse) among(endpoints []string) int {
+	at := u.addr.Load()
+	if at == nil {
+		return 0
+	}
+	ip, port, _ := net.SplitHostPort(*at)
+	ctx, cancel := context.WithTimeout(context.Background(), lookupTimeout)
+	defer cancel()
+	return max(0, slices.IndexFunc(endpoints, func(endpoint string) bool {
+		_, addr, ok := strings.Cut(endpoint, "://")
+		if !ok {
+			addr = endpoint
+		}
+		if addr == *at {
+			return true
+		}
+		host, p, _ := net.SplitHostPort(addr)
+		if p != port || net.ParseIP(host) != nil {
+			return false
+		}
+		ips, err := net.DefaultResolver.LookupHost(ctx, host)
+		return err == nil && slices.Contains(ips, ip)
+	}))
 }
 
 // moved is how often the client has left a member, for moveOn.
@@ -60,19 +125,23 @@ func (c *EtcdClient) moved() int {
 // moved was what it is said to have been. A member that cannot be connected to is left by gRPC on its own.
 func (c *EtcdClient) moveOn(moved int) {
 	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.client == nil || c.closed || c.moves != moved {
+	client, due := c.client, c.client != nil && !c.closed && c.moves == moved && len(c.cfg.Endpoints) > 1
+	if due {
+		c.moves++
+	}
+	c.mu.Unlock()
+	if !due {
 		return
 	}
-	endpoints := c.client.Endpoints()
-	if len(endpoints) < 2 {
-		return
-	}
-	c.moves++
+	c.moving.Lock()
+	defer c.moving.Unlock()
+	others := client.Endpoints()
+	i := c.inUse.among(others)
+	left := others[i]
+	others = slices.Delete(others, i, i+1)
 	// gRPC keeps its connection for as long as its endpoint is among those it is given.
-	last, others := endpoints[0], endpoints[1:]
-	c.client.SetEndpoints(others...)
-	c.client.SetEndpoints(append(slices.Clone(others), last)...)
+	client.SetEndpoints(others...)
+	client.SetEndpoints(append(others, left)...)
 }
 
 // noConnectionError is why a request could not even be sent.

@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -22,10 +23,11 @@ func TestEtcdConnectsToOneMember(t *testing.T) {
 	e := newEtcd(t)
 	var members []*etcdtest.Forwarder
 	cfg := discovery.EtcdConfig{DialTimeout: time.Second}
-	for range 3 {
+	for i := range 3 {
 		f := etcdtest.Forward(t, e.endpoint)
 		members = append(members, f)
-		cfg.Endpoints = append(cfg.Endpoints, f.Endpoint())
+		_, port, _ := net.SplitHostPort(f.Endpoint())
+		cfg.Endpoints = append(cfg.Endpoints, []string{f.Endpoint(), "localhost:" + port, "http://" + f.Endpoint()}[i])
 	}
 	s := newSource(t, cfg, impatient)
 	f := s.follow(t, "user")
@@ -53,6 +55,17 @@ func TestEtcdConnectsToOneMember(t *testing.T) {
 			return len(now) == 1 && now[0] != used[0]
 		})
 	}
+
+	used := inUse()[0]
+	members = slices.DeleteFunc(members, func(m *etcdtest.Forwarder) bool { return m == used })
+	members[0].Cut()
+	used.Stall()
+	e.put("/user/10.0.0.1:1001", `{"weight":9}`)
+	f.await("10.0.0.1:1001=9")
+	if now := inUse(); len(now) != 1 || now[0] != members[1] {
+		t.Errorf("connections are to %v, want one to the only member that answers", now)
+	}
+	used.Cut()
 }
 
 // What is known of why etcd cannot be used is said at once, and in words.
