@@ -1,6 +1,8 @@
 package relay
 
 import (
+	"io"
+	"net"
 	"strings"
 	"testing"
 	"time"
@@ -60,4 +62,43 @@ func TestDrainOfOneThatHasNotSpoken(t *testing.T) {
 		t.Errorf("the caller got %q and no SETTINGS", got)
 	}
 	w.finish()
+}
+
+// The answer arrives whole, though the caller still sends what nobody reads.
+func TestForeignCallersOnEveryDriver(t *testing.T) {
+	for _, tt := range []struct {
+		name    string
+		poller  makePoller
+		callers listen
+	}{
+		{"TCP", newPoller, listenTCP},
+		{"Unix", newPoller, listenUnix},
+		{"TCP without a poller", noPoller, listenTCP},
+		{"Unix without a poller", noPoller, listenUnix},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			r := startRelay(t, tt.poller, tt.callers, listenTCP)
+			network, addr := "tcp", strings.TrimPrefix(r.target, "passthrough:///")
+			if path, ok := strings.CutPrefix(addr, "unix:"); ok {
+				network, addr = "unix", path
+			}
+			c, err := net.Dial(network, addr)
+			if err != nil {
+				t.Fatal(err)
+			}
+			c.SetDeadline(time.Now().Add(30 * time.Second))
+			sent := make(chan struct{})
+			go func() { // ends with the connection
+				defer close(sent)
+				io.WriteString(c, "PUT / HTTP/1.1\r\nContent-Length: 10000000\r\n\r\n"+strings.Repeat("x", 10_000_000))
+			}()
+			answer, err := io.ReadAll(c)
+			if err != nil || !strings.HasPrefix(string(answer), "HTTP/1.1 426 ") || !strings.HasSuffix(string(answer), "/metrics)\n") {
+				t.Errorf("the caller got %q, %v", answer, err)
+			}
+			c.Close()
+			<-sent
+			r.stop(t.Context())
+		})
+	}
 }
