@@ -55,10 +55,11 @@ type conn struct {
 	dec       *hpack.Decoder
 	block     []byte         // of the HEADERS whose CONTINUATION is still to come
 	blockOf   h2.FrameHeader // of those HEADERS; on stream 0 if there are none
-	fragments int
+	fragments int32
 	recv      h2.ReceiveWindow
 	bdp       bdp
 	peer      h2.Settings
+	heard     time.Time // from the peer, last
 	calm      calm
 	pace      pace
 	work      int // done since others had their turn
@@ -81,10 +82,10 @@ type conn struct {
 	takenID   uint32     // what nextID was when take gave out last: of later streams the peer knows nothing
 	lastID    uint32     // of the streams that the peer has opened
 
-	held      int   // what a caller's calls are charged with
-	charged   int   // what the connection itself is
-	life      timer // a caller's is to have greeted, or to connect anew; an additional one to a backend has nothing to do
-	keepalive keepalive
+	held      int        // what a caller's calls are charged with
+	charged   int        // what the connection itself is
+	life      timer      // a caller's is to have greeted, or to connect anew; an additional one to a backend has nothing to do
+	keepalive *keepalive // nil unless a service has asked for it
 
 	introduced bool // our SETTINGS have been sent
 	greeted    bool // the peer's SETTINGS have come
@@ -117,7 +118,6 @@ func (c *core) newConn(s side, d driver) *conn {
 	if s == caller {
 		cn.preface = len(h2.ClientPreface) // until then it may speak anything
 	} else {
-		cn.keepalive.timer.fire = cn.checkAlive
 		cn.introduce()
 	}
 	return cn
@@ -150,7 +150,7 @@ func (c *conn) introduce() {
 func (c *core) newCaller(d driver, f *front) *conn {
 	cn := c.newConn(caller, d)
 	cn.front = f
-	cn.keepalive.heard = c.now
+	cn.heard = c.now
 	cn.life.fire = cn.expire
 	c.set(&cn.life, c.now.Add(c.cfg.HandshakeTimeout))
 	if c.draining {
@@ -191,7 +191,7 @@ func (c *conn) rest() {
 func (c *conn) received(n int) (more bool) {
 	c.w += n
 	c.work = 0
-	c.keepalive.heard = c.core.now
+	c.heard = c.core.now
 	more, err := c.understand()
 	if err != nil {
 		c.fail(err)

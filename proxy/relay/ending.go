@@ -164,7 +164,9 @@ func (c *conn) end(err error) {
 		c.core.timers.remove(&c.acks.timer)
 	}
 	c.core.timers.remove(&c.life)
-	c.core.timers.remove(&c.keepalive.timer)
+	if c.keepalive != nil {
+		c.core.timers.remove(&c.keepalive.timer)
+	}
 	c.forgetCrossings()
 	delete(c.core.conns, c)
 	for _, st := range c.streams {

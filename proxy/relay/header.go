@@ -44,7 +44,7 @@ func (c *conn) onContinuation(h h2.FrameHeader, fragment []byte) error {
 		return h2.ConnectionError{Code: h2.ProtocolError, Reason: "CONTINUATION without HEADERS"}
 	}
 	c.fragments++
-	if c.fragments > c.core.cfg.maxFragments() {
+	if int(c.fragments) > c.core.cfg.maxFragments() {
 		return errFragments
 	}
 	if len(c.block)+len(fragment) > c.core.cfg.maxBlock() {

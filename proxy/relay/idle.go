@@ -13,11 +13,11 @@ const restless = 5 * time.Second
 func (c *core) partWithIdle(n int) int {
 	var idle []*conn
 	for cn := range c.callers() {
-		if len(cn.streams) == 0 && !cn.leaving && !cn.dead && c.now.Sub(cn.keepalive.heard) >= restless {
+		if len(cn.streams) == 0 && !cn.leaving && !cn.dead && c.now.Sub(cn.heard) >= restless {
 			idle = append(idle, cn)
 		}
 	}
-	slices.SortFunc(idle, func(a, b *conn) int { return a.keepalive.heard.Compare(b.keepalive.heard) })
+	slices.SortFunc(idle, func(a, b *conn) int { return a.heard.Compare(b.heard) })
 	idle = idle[:min(n, len(idle))]
 	for _, cn := range idle {
 		c.blame = cn

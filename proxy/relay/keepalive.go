@@ -10,7 +10,6 @@ import (
 // keepalive finds out whether a silent backend is still there, while calls run.
 type keepalive struct {
 	proxy.Keepalive
-	heard  time.Time // from the peer, last
 	asked  time.Time // by a PING that nothing has followed; zero if there is none
 	pinged bool      // at some time
 	timer  timer
@@ -31,38 +30,44 @@ func (c *conn) watch(k proxy.Keepalive) {
 	if k.Time > 0 {
 		k.Time = max(k.Time, time.Duration(c.upstream.destination.pingInterval.Load()))
 	}
+	if c.keepalive == nil {
+		if k.Time <= 0 {
+			return
+		}
+		c.keepalive = &keepalive{timer: timer{fire: c.checkAlive}}
+	}
 	c.keepalive.Keepalive = k
 	if k.Time > 0 && c.keepalive.timer.place == 0 {
-		c.keepalive.heard, c.keepalive.asked = c.core.now, time.Time{}
+		c.heard, c.keepalive.asked = c.core.now, time.Time{}
 		c.core.set(&c.keepalive.timer, c.core.now.Add(k.Time))
 	}
 }
 
 func (c *conn) checkAlive(core *core) {
-	k := &c.keepalive
+	k := c.keepalive
 	core.blame = c
 	switch {
 	case len(c.streams) == 0 || k.Time <= 0:
 		return // until the next call
-	case k.asked.IsZero() && core.now.Sub(k.heard) >= k.Time:
+	case k.asked.IsZero() && core.now.Sub(c.heard) >= k.Time:
 		k.asked, k.pinged = core.now, true
 		c.out = h2.AppendPing(c.writable(), false, keepalivePing)
 		c.mark()
 		core.set(&k.timer, core.now.Add(k.Timeout))
 		return
-	case !k.asked.IsZero() && k.heard.Before(k.asked):
+	case !k.asked.IsZero() && c.heard.Before(k.asked):
 		c.end(errKeepalive)
 		return
 	}
 	k.asked = time.Time{}
-	core.set(&k.timer, k.heard.Add(k.Time))
+	core.set(&k.timer, c.heard.Add(k.Time))
 }
 
 // pingLess doubles the time between PINGs to the endpoint, on whatever connection, if the backend ends this one for too
 // many of them (gRFC A8). It returns what that time is now; 0 if it stays as it was.
 func (c *conn) pingLess(text string) time.Duration {
-	k, interval := &c.keepalive, &c.upstream.destination.pingInterval
-	if !k.pinged && text != tooManyPings || k.Time <= 0 {
+	k, interval := c.keepalive, &c.upstream.destination.pingInterval
+	if k == nil || !k.pinged && text != tooManyPings || k.Time <= 0 {
 		return 0
 	}
 	was := max(k.Time, k.Timeout) // which passes before the next, if it is longer
