@@ -85,6 +85,21 @@ func TestReadmeProgramsBuild(t *testing.T) {
 	}
 }
 
+// What the README has people build comes with this module and what it depends on.
+func TestReadmePackagesAreThere(t *testing.T) {
+	packages := regexp.MustCompile(`(?m)^go (?:build|run) (?:-o \w+ )?([\w./-]+)`).FindAllStringSubmatch(read(t, "../README.md"), -1)
+	if len(packages) < 4 {
+		t.Errorf("found only %v", packages)
+	}
+	for _, p := range packages {
+		cmd := exec.Command("go", "list", "-deps", p[1])
+		cmd.Dir = ".."
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Errorf("%s: %v\n%s", p[0], err, out)
+		}
+	}
+}
+
 func TestLinksLeadSomewhere(t *testing.T) {
 	pages := []string{"../README.md", "../CHANGELOG.md"}
 	for _, dir := range []string{"../docs/*.md", "../docs/adr/*.md"} {
