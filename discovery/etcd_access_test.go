@@ -163,7 +163,7 @@ func overTLS(dir string) func(*embed.Config) {
 
 func tlsClient(endpoint, dir string) discovery.EtcdConfig {
 	return discovery.EtcdConfig{
-		Endpoints: []string{endpoint}, DialTimeout: time.Second,
+		Endpoints: []string{endpoint}, DialTimeout: 5 * time.Second,
 		TLS: &discovery.TLSConfig{
 			CA: filepath.Join(dir, "ca.pem"), Cert: filepath.Join(dir, "cert.pem"), Key: filepath.Join(dir, "key.pem"),
 			ServerName: "etcd.example",
