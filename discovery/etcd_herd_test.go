@@ -249,6 +249,27 @@ func TestEtcdAnswersSlowly(t *testing.T) {
 	}
 }
 
+// Etcd answers nothing that is asked, and its watches are well: what they tell does not wait for answers.
+func TestEtcdWatchesAreHeardWhileReadsHang(t *testing.T) {
+	t.Parallel()
+	e := newEtcd(t)
+	proxy := etcdtest.Intercept(t, e.endpoint, func(_ int, r *etcdtest.WatchResponse) bool { return r.Created || len(r.Events) > 0 })
+	limits := impatient
+	limits.Audit = 100 * time.Millisecond
+	s := newSource(t, discovery.EtcdConfig{Endpoints: []string{proxy.Endpoint()}, DialTimeout: 2 * patience}, limits)
+	f := s.follow(t, "user")
+	f.await("")
+	hangs := make(chan struct{})
+	hang := sync.OnceFunc(func() { close(hangs) })
+	proxy.Hold(func(ctx context.Context, _ *etcdtest.RangeRequest) {
+		hang()
+		<-ctx.Done()
+	})
+	<-hangs
+	e.put("/user/10.0.0.1:1001", `{}`)
+	f.await("10.0.0.1:1001=1")
+}
+
 // Etcd comes back with another history: what is known must go, however far that history has got.
 func TestEtcdRestoredFromABackup(t *testing.T) {
 	t.Parallel()

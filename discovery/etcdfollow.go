@@ -61,6 +61,10 @@ type follower struct {
 	quiet     *time.Timer // for a watch that has told nothing for some time
 	audits    *time.Timer
 
+	asking  bool              // etcd has been asked something and has not answered yet
+	answers chan func() error // what is to be done with its answer; of the present watch
+	askers  sync.WaitGroup
+
 	retry  *backoff.ExponentialBackOff
 	worked bool // the last watch did
 }
@@ -205,7 +209,9 @@ func (f *follower) watch(ctx context.Context) error {
 	}
 	defer f.e.leave(s)
 	ctx, cancel := s.context(ctx)
+	f.answers, f.asking = make(chan func() error, 1), false
 	var opening sync.WaitGroup
+	defer f.askers.Wait()
 	defer opening.Wait()
 	defer cancel()
 	defer f.settle()
@@ -244,11 +250,12 @@ func (f *follower) watch(ctx context.Context) error {
 		case <-f.wake.C:
 			f.refresh()
 		case <-f.quiet.C:
-			if err := f.verify(ctx, s, began); err != nil {
-				return err
-			}
+			f.verify(ctx, s, began)
 		case <-f.audits.C:
-			if err := f.audit(ctx); err != nil {
+			f.audit(ctx)
+		case then := <-f.answers:
+			f.asking = false
+			if err := then(); err != nil {
 				return err
 			}
 		case <-ctx.Done():

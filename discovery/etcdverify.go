@@ -22,33 +22,60 @@ var (
 // verify asks etcd itself whether the table is right, because the watch is new or has told nothing for some time, not
 // even its progress. A quiet watch is given up only when etcd has had news for some time that it has not told: while
 // etcd is overloaded, and behind some proxies always, watches are well and there is no progress to be heard of.
-func (f *follower) verify(ctx context.Context, s *watchStream, began time.Time) error {
+func (f *follower) verify(ctx context.Context, s *watchStream, began time.Time) {
 	f.quiet.Reset(f.e.quietFor(s))
-	g, err := f.e.glance(ctx, f.asOf)
-	switch {
-	case ctx.Err() != nil:
-		return context.Cause(ctx)
-	case err != nil:
-		f.unverified(err)
-		return nil
-	case f.restored(g.header):
-		return errRestored
+	since, revision := f.asOf, f.revision
+	asked := f.ask(func() func() error {
+		g, err := f.e.glance(ctx, since)
+		return func() error {
+			switch told := f.asOf.After(since) && !f.unsure; { // by the watch, meanwhile
+			case ctx.Err() != nil:
+				return context.Cause(ctx)
+			case err != nil:
+				if !told {
+					f.unverified(err)
+				}
+				return nil
+			case f.restored(g.header, revision):
+				return errRestored
+			case !told:
+				f.glanced(ctx, s, began, g)
+			}
+			return nil
+		}
+	})
+	if !asked {
+		f.quiet.Reset(f.e.limits.answer)
 	}
+}
+
+// glanced draws the conclusions from where etcd is.
+func (f *follower) glanced(ctx context.Context, s *watchStream, began time.Time, g *glance) {
 	f.unsure = false
 	if s.mute() {
 		f.e.contact.setMute(true, f.e.limits)
 	}
-	if g.header.Revision <= max(f.revision, f.verified) {
+	switch {
+	case g.header.Revision <= max(f.revision, f.verified):
 		f.e.delivers()
 		f.confirm(g.at)
-		return nil
-	}
-	if time.Since(began) < f.e.limits.silence() {
+	case time.Since(began) < f.e.limits.silence():
 		// It has yet to tell what has happened meanwhile.
 		f.auditSoon()
-		return nil
+	default:
+		f.compare(ctx, s, g.header)
 	}
-	return f.compare(ctx, g.header, s)
+}
+
+// ask has read ask etcd something beside the watch, whose news must not wait for the answer. What read returns is done
+// with the answer by the follower's own goroutine. It is false while another question is open.
+func (f *follower) ask(read func() (then func() error)) bool {
+	if f.asking {
+		return false
+	}
+	f.asking = true
+	f.askers.Go(func() { f.answers <- read() }) // ends with the watch, which has room for one answer
+	return true
 }
 
 // unverified notes that etcd could not be asked. It is asked again soon, perhaps another member.
@@ -59,56 +86,70 @@ func (f *follower) unverified(err error) {
 }
 
 // compare reads what the registry comes to now. Header is etcd's from before.
-func (f *follower) compare(ctx context.Context, header *pb.ResponseHeader, s *watchStream) error {
+func (f *follower) compare(ctx context.Context, s *watchStream, header *pb.ResponseHeader) {
 	at := time.Now()
-	now, err := f.e.digest(ctx, f.prefix, 0)
-	switch {
-	case ctx.Err() != nil:
-		return context.Cause(ctx)
-	case err != nil:
-		f.unverified(err)
-	case now == f.table.digest():
-		f.behind, f.verified = time.Time{}, header.Revision
-		f.e.delivers()
-		f.confirm(at)
-	case f.behind.IsZero():
-		f.behind = at
-		f.quiet.Reset(f.e.grace())
-	case at.Sub(f.behind) >= f.e.grace():
-		f.e.abandon(s)
-		return errSilent
-	}
-	return nil
+	f.ask(func() func() error {
+		now, err := f.e.digest(ctx, f.prefix, 0)
+		return func() error {
+			switch {
+			case ctx.Err() != nil:
+				return context.Cause(ctx)
+			case f.asOf.After(at): // the watch has told something meanwhile
+			case err != nil:
+				f.unverified(err)
+			case now == f.table.digest():
+				f.behind, f.verified = time.Time{}, header.Revision
+				f.e.delivers()
+				f.confirm(at)
+			case f.behind.IsZero():
+				f.behind = at
+				f.quiet.Reset(f.e.grace())
+			case at.Sub(f.behind) >= f.e.grace():
+				f.e.abandon(s)
+				return errSilent
+			}
+			return nil
+		}
+	})
 }
 
-// restored says that h, which is from after all that the table holds, cannot be of the same history. It was read from a
-// majority of the members: what it tells does not lag behind what any of them has told before.
-func (f *follower) restored(h *pb.ResponseHeader) bool {
+// restored says that h, which is from after all that the table held at revision, cannot be of the same history. It was
+// read from a majority of the members: what it tells does not lag behind what any of them has told before.
+func (f *follower) restored(h *pb.ResponseHeader, revision int64) bool {
 	before := f.header
 	f.header = h
-	return h.ClusterId != before.ClusterId || h.RaftTerm < before.RaftTerm || h.Revision < f.revision
+	return h.ClusterId != before.ClusterId || h.RaftTerm < before.RaftTerm || h.Revision < revision
 }
 
 // audit compares the table with the registry at the table's own revision, so that neither is ahead.
-func (f *follower) audit(ctx context.Context) error {
+func (f *follower) audit(ctx context.Context) {
 	f.audits.Reset(f.auditAfter())
+	revision, known := f.revision, f.table.digest()
+	asked := f.ask(func() func() error {
+		then, err := f.e.digest(ctx, f.prefix, revision)
+		return func() error { return f.audited(revision, known, then, err) }
+	})
+	if !asked {
+		f.audits.Reset(f.e.limits.answer)
+		return
+	}
 	f.metrics.Audited()
-	then, err := f.e.digest(ctx, f.prefix, f.revision)
+}
+
+func (f *follower) audited(revision int64, known, then digest, err error) error {
 	switch {
 	case errors.Is(err, rpctypes.ErrFutureRev):
 		return errRestored
 	case err != nil:
 		// Compacted, or etcd is busy: whether the watch is well is for verify to say.
-		f.log.Debug("audit could not read the registry", zap.Int64("revision", f.revision), zap.Error(err))
+		f.log.Debug("audit could not read the registry", zap.Int64("revision", revision), zap.Error(err))
 		return nil
-	}
-	known := f.table.digest()
-	if then == known {
+	case then == known:
 		return nil
 	}
 	f.metrics.Diverged()
 	return fmt.Errorf("%w at revision %d: %d entries, the newest of revision %d, instead of %d and %d",
-		errDiverged, f.revision, known.count, known.newest, then.count, then.newest)
+		errDiverged, revision, known.count, known.newest, then.count, then.newest)
 }
 
 // auditAfter varies, so that what started together is not audited together.
