@@ -150,6 +150,20 @@ func TestEtcdTokenExpires(t *testing.T) {
 	}
 }
 
+func TestEtcdLogInBesideAFrozenMember(t *testing.T) {
+	t.Parallel()
+	server := etcdtest.Start(t, withUsers)
+	protect(t, server.Endpoint())
+	frozen := etcdtest.Forward(t, server.Endpoint())
+	frozen.Stall()
+	for range 4 { // whichever is asked first
+		cfg := asUser(t, server.Endpoint())
+		cfg.Endpoints = []string{frozen.Endpoint(), server.Endpoint()}
+		s := newSource(t, cfg, discovery.EtcdLimits{})
+		s.follow(t, "user").await("")
+	}
+}
+
 // overTLS has etcd serve TLS with the files in dir, and want a certificate of its clients.
 func overTLS(dir string) func(*embed.Config) {
 	return func(cfg *embed.Config) {

@@ -3,11 +3,13 @@ package e2e
 import (
 	"context"
 	"fmt"
+	"strconv"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	clientv3 "go.etcd.io/etcd/client/v3"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/keepalive"
 
@@ -217,6 +219,34 @@ func TestCallsOutlastARestart(t *testing.T) {
 					t.Errorf("in the end there is %+v, want the registration %+v", s.Instances, in.Status())
 				}
 			})
+		}
+	})
+}
+
+// Etcd takes the only instance's lease away while it is well: it registers again before any call fails.
+func TestCallsOutlastALostLease(t *testing.T) {
+	onEveryEngine(t, func(t *testing.T, w *world) {
+		in := w.startInstance("hello", "", 1)
+		p := w.startProxy(listedAs("hello", func(s *configs.Service) { s.WaitTimeout = patience }))
+		p.awaitReady("hello", 1)
+		load := p.startLoad("hello", 4)
+		etcd := etcdtest.Client(t, w.etcd)
+		for range 3 {
+			before := in.Status()
+			lease, err := strconv.ParseInt(before.Lease, 16, 64)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := etcd.Revoke(t.Context(), clientv3.LeaseID(lease)); err != nil {
+				t.Fatal(err)
+			}
+			await(t, "another registration", func() bool {
+				instances := p.service("hello").Instances
+				return len(instances) == 1 && instances[0].CreateRevision > before.CreateRevision && instances[0].State == "ready"
+			})
+		}
+		if calls, err := load.stop(); err != nil || calls == 0 {
+			t.Errorf("one of %d calls fails: %v", calls, err)
 		}
 	})
 }
