@@ -116,11 +116,7 @@ func (c *conn) connect(ctx context.Context, addr string) (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	slow := transport.NewSlow(transport.MaxPatience, func(err error) {
-		if failures == 0 { // later it is known to be so
-			c.endpoint.SetState(picker.Failed, err)
-		}
-	})
+	slow := transport.NewSlow(failures, transport.MaxPatience, func(err error) { c.endpoint.SetState(picker.Failed, err) })
 	settle := func() {
 		slow.End()
 		endTurn()

@@ -56,11 +56,7 @@ func (u *upstream) setState(state picker.State, cause error) {
 func (u *upstream) connect(ctx context.Context, meanwhile picker.State) *conn {
 	for u.pauseBetween(ctx) {
 		u.began = time.Now()
-		c, err := u.attempt(ctx, u.failures, func(err error) {
-			if u.failures == 0 { // later it is known to be so
-				u.setState(meanwhile, err)
-			}
-		}, false)
+		c, err := u.attempt(ctx, u.failures, func(err error) { u.setState(meanwhile, err) }, false)
 		switch {
 		case err == nil:
 			if u.failures > 0 {
@@ -185,7 +181,7 @@ func (u *upstream) attempt(ctx context.Context, failures int, tellSlow func(erro
 	}
 	defer end()
 	patience := transport.Patience(failures)
-	slow := transport.NewSlow(patience, tellSlow)
+	slow := transport.NewSlow(failures, patience, tellSlow)
 	defer slow.End()
 	generation := u.destination.generation.Load()
 	share := u.destination.share

@@ -32,9 +32,10 @@ const (
 	maxTurns = 64
 	turnTime = time.Second
 
-	// retryGap is the time between two attempts at endpoints that are down: it bounds what they cost for ever, however
-	// many they are.
-	retryGap = 20 * time.Millisecond
+	// retryBatch is how many attempts there are in a retryPeriod at endpoints that are down: it bounds what they cost for
+	// ever, however many they are.
+	retryBatch  = 10
+	retryPeriod = 300 * time.Millisecond
 
 	// attemptDelay is how long an address of a name may take before the next is tried beside it: the Connection Attempt
 	// Delay of RFC 8305, section 5.
@@ -67,7 +68,7 @@ type Dialer struct {
 func NewDialer() *Dialer {
 	return &Dialer{
 		turns: semaphore.NewWeighted(maxTurns),
-		line:  line{gap: retryGap},
+		line:  line{period: retryPeriod, batch: retryBatch},
 		lookUp: func(ctx context.Context, host string) ([]netip.Addr, error) {
 			return net.DefaultResolver.LookupNetIP(ctx, "ip", host)
 		},

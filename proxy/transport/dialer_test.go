@@ -292,13 +292,13 @@ func TestEndpointsThatAreDownAreTriedOneByOne(t *testing.T) {
 		}
 		synctest.Wait()
 		time.Sleep(time.Minute)
-		if tries, want := c.tries.Load(), int64(time.Minute/retryGap); tries < want || tries > want+2 {
+		if tries, want := c.tries.Load(), int64(time.Minute/retryPeriod*retryBatch); tries < want || tries > want+2*retryBatch {
 			t.Errorf("%d tries in a minute, want %d", tries, want)
 		}
 		began := time.Now()
 		place := c.dialer.Retry(1)
 		<-place.Called()
-		if took := time.Since(began); took > retryGap {
+		if took := time.Since(began); took > retryPeriod {
 			t.Errorf("one that has just failed waits %s behind those that are down for long", took)
 		}
 		cancel()

@@ -13,14 +13,17 @@ const (
 	revivedCalls = 2
 )
 
-// line has those who wait in it called one after the other, at intervals.
+// line has those who wait in it called, no more than a batch in a period. The process wakes up for a batch, which costs
+// less than to wake up for each.
 type line struct {
-	gap time.Duration
+	period time.Duration
+	batch  int
 
 	mu      sync.Mutex   // protects:
 	waiting [2]list.List // of *Place: those that go first, and the others
-	timer   *time.Timer  // calls the next one
-	resting bool         // until the timer fires
+	left    int          // that may be called at once, while the timer is set
+	timer   *time.Timer  // ends the period
+	timed   bool         // the timer is set
 }
 
 // A Place is one in the line.
@@ -39,28 +42,34 @@ func (l *line) join(first bool) *Place {
 		p.in = &l.waiting[0]
 	}
 	p.at = p.in.PushBack(p)
-	if !l.resting {
-		l.next()
+	if !l.timed {
+		l.begin()
+	} else if l.left > 0 && l.callOne() {
+		l.left--
 	}
 	return p
 }
 
-// next calls one and rests for a while; it does not rest if there is none.
-func (l *line) next() {
-	if l.resting = l.callOne(); !l.resting {
-		return
+// begin begins a period, if there is anybody to be called in it.
+func (l *line) begin() {
+	called := 0
+	for called < l.batch && l.callOne() {
+		called++
 	}
-	if l.timer == nil {
-		l.timer = time.AfterFunc(l.gap, l.rested)
-	} else {
-		l.timer.Reset(l.gap)
+	l.left, l.timed = l.batch-called, called > 0
+	switch {
+	case !l.timed:
+	case l.timer == nil:
+		l.timer = time.AfterFunc(l.period, l.next)
+	default:
+		l.timer.Reset(l.period)
 	}
 }
 
-func (l *line) rested() {
+func (l *line) next() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.next()
+	l.begin()
 }
 
 // call calls up to n at once.

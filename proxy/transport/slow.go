@@ -29,9 +29,13 @@ type Slow struct {
 	end       func()
 }
 
-// NewSlow watches an attempt that has so much patience for each of TCP and HTTP/2.
-func NewSlow(patience time.Duration, tell func(error)) *Slow {
-	s := &Slow{}
+// NewSlow watches an attempt that has so much patience for each of TCP and HTTP/2. Where attempts have failed before, it is
+// known that there is no connection, and nothing is told.
+func NewSlow(failures int, patience time.Duration, tell func(error)) *Slow {
+	s := &Slow{end: func() {}}
+	if failures > 0 {
+		return s
+	}
 	told := make(chan struct{})
 	timer := time.AfterFunc(slow, func() {
 		defer close(told)
