@@ -26,7 +26,8 @@ type watchStream struct {
 	ctx     context.Context
 	end     context.CancelCauseFunc
 	asker   sync.WaitGroup
-	moved   int // of the client, when the stream was made; see EtcdClient.moveOn
+	moved   int           // of the client, when the stream was made; see EtcdClient.moveOn
+	every   time.Duration // its watches are verified, if it is mute: at the same time, so that one look at etcd does for all
 
 	opened   atomic.Pointer[time.Time] // when etcd took it; nil before
 	answered atomic.Pointer[time.Time] // when etcd last told its progress; nil if it never has
@@ -88,7 +89,9 @@ func (e *Etcd) abandon(s *watchStream) {
 }
 
 func newWatchStream(client *clientv3.Client, limits etcdLimits, moved int) *watchStream {
-	s := &watchStream{watcher: clientv3.NewWatcher(client), limits: limits, moved: moved}
+	s := &watchStream{
+		watcher: clientv3.NewWatcher(client), limits: limits, moved: moved, every: vary(2 * limits.silence()),
+	}
 	// A watcher of its own is a stream of its own, provided that all its contexts carry the same metadata.
 	ctx := context.WithValue(context.Background(), streamKey{}, s)
 	s.ctx, s.end = context.WithCancelCause(clientv3.WithRequireLeader(ctx))

@@ -168,7 +168,7 @@ func vary(d time.Duration) time.Duration {
 // than others, and every one of its services would ask.
 func (e *Etcd) quietFor(s *watchStream) time.Duration {
 	if s.mute() {
-		return vary(2 * e.limits.silence())
+		return s.every
 	}
 	return e.limits.silence()
 }
