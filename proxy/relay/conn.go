@@ -5,6 +5,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/lbproxy/lbproxy/metrics"
 	"github.com/lbproxy/lbproxy/proxy/h2"
 	"github.com/lbproxy/lbproxy/proxy/h2/hpack"
 	"github.com/lbproxy/lbproxy/proxy/transport"
@@ -211,7 +212,7 @@ func (c *conn) understand() (more bool, err error) {
 	}
 	if c.upstream != nil && !c.greeted {
 		if err := transport.ForeignGreeting(c.in[c.r:c.w]); err != nil {
-			return false, ungreeted{err}
+			return false, ungreeted{err, metrics.CauseProtocol}
 		}
 	}
 	for c.preface == 0 && !c.dead && c.w-c.r >= h2.FrameHeaderLen {

@@ -97,7 +97,7 @@ func (u *upstream) stay(c *conn) *conn {
 	if u.judge(c.link); u.failures <= 1 {
 		u.setState(picker.Connecting, c.link.err)
 	} else {
-		u.setState(picker.Failed, c.link.err)
+		u.setState(picker.Failed, fmt.Errorf("connections are made, and end without use: %w", c.link.err))
 	}
 	return nil
 }

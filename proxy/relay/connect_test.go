@@ -330,6 +330,28 @@ func TestWhatAnswers(t *testing.T) {
 	}
 }
 
+func TestHowConnectionsThatAreNotGreetedAreCounted(t *testing.T) {
+	for cause, said := range map[string]string{"peer": "", "protocol": "220 mail.example ESMTP\r\n"} {
+		w := newWorld(t, "a:1")
+		b := w.dialled("a:1")
+		b.out.WriteString(said)
+		b.send()
+		b.c.end(io.EOF)
+		w.step()
+		if n := w.ended(backend, cause); n != 1 {
+			t.Errorf("a connection on which %q comes is not counted as %s", said, cause)
+		}
+		w.finish()
+	}
+	w := newWorld(t, "a:1")
+	w.dialled("a:1").c.end(tooLate(time.Second))
+	w.step()
+	if n := w.ended(backend, "handshake_timeout"); n != 1 {
+		t.Error("a connection that is late is not counted as such")
+	}
+	w.finish()
+}
+
 // A process that is killed may close what its kernel has accepted; what comes then is told as well.
 func TestAnotherErrorIsTold(t *testing.T) {
 	inSimulatedTime(t, 1, func(n int) backendEnd {

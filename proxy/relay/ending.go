@@ -18,8 +18,11 @@ var (
 	errKeepalive = errors.New("no answer to the keepalive PING")
 )
 
-// ungreeted is why a connection has ended to a backend that has not greeted.
-type ungreeted struct{ error }
+// ungreeted is why a connection has ended to a backend that has not greeted, and how that is counted.
+type ungreeted struct {
+	error
+	cause metrics.Cause
+}
 
 // ungreeted says why a connection ends, because of err, that the backend has not greeted on.
 func (c *conn) ungreeted(err error) error {
@@ -28,9 +31,9 @@ func (c *conn) ungreeted(err error) error {
 	case isViolation(err), errors.Is(err, errFinished), errors.Is(err, errDefect), errors.As(err, new(ungreeted)):
 		return err
 	case errors.As(err, &late):
-		return ungreeted{transport.LateGreeting(said, time.Duration(late))}
+		return ungreeted{transport.LateGreeting(said, time.Duration(late)), metrics.CauseHandshake}
 	default:
-		return ungreeted{transport.NoGreeting(said, err)}
+		return ungreeted{transport.NoGreeting(said, err), causeOf(err)}
 	}
 }
 
@@ -52,7 +55,7 @@ func causeOf(err error) metrics.Cause {
 		return metrics.CauseDefect
 	case errors.Is(err, errKeepalive):
 		return metrics.CauseKeepalive
-	case errors.Is(err, errSilent), errors.As(err, new(ungreeted)):
+	case errors.Is(err, errSilent):
 		return metrics.CauseHandshake
 	case errors.Is(err, io.EOF):
 		return metrics.CausePeer
