@@ -42,9 +42,12 @@ func causeOf(err error) metrics.Cause {
 	var e excess
 	var violation h2.ConnectionError
 	var foreign *transport.Foreign
+	var silent ungreeted
 	switch {
 	case errors.As(err, &e):
 		return e.cause
+	case errors.As(err, &silent):
+		return silent.cause
 	case errors.As(err, &violation):
 		return metrics.CauseProtocol
 	case errors.As(err, &foreign):
