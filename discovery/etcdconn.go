@@ -37,7 +37,7 @@ func connectionOptions(timeout time.Duration, member *inUse) []grpc.DialOption {
 			Backoff: backoff.Config{
 				BaseDelay: reconnectFirst, MaxDelay: reconnectMax, Multiplier: 2, Jitter: 0.2,
 			},
-			MinConnectTimeout: timeout,
+			MinConnectTimeout: timeout * 4 / 5, // a request that waits for a connection lasts to see why there is none
 		}),
 		grpc.WithDisableServiceConfig(), // that of etcd's client
 		grpc.WithDefaultServiceConfig(oneMember),

@@ -3,6 +3,7 @@ package discovery_test
 import (
 	"fmt"
 	"io"
+	"log"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -93,6 +94,10 @@ func TestEtcdSaysWhatIsWrongWithTheAddress(t *testing.T) {
 	}
 	web := httptest.NewServer(http.NotFoundHandler())
 	t.Cleanup(web.Close)
+	secure := httptest.NewUnstartedServer(http.NotFoundHandler())
+	secure.Config.ErrorLog = log.New(io.Discard, "", 0)
+	secure.StartTLS()
+	t.Cleanup(secure.Close)
 	web2 := httptest.NewUnstartedServer(http.NotFoundHandler())
 	web2.Config.Protocols = new(http.Protocols)
 	web2.Config.Protocols.SetUnencryptedHTTP2(true)
@@ -112,11 +117,13 @@ func TestEtcdSaysWhatIsWrongWithTheAddress(t *testing.T) {
 		{"a web server of HTTP/2", web2.Listener.Addr().String(), "is not etcd"},
 		{"another gRPC server", l.Addr().String(), "is not etcd"},
 		{"a mail server", listen(func(c net.Conn) { io.WriteString(c, "220 mail.example ESMTP\r\n") }), "it is not etcd"},
+		{"one that says nothing", listen(func(c net.Conn) { io.Copy(io.Discard, c) }), "it is not etcd"},
+		{"one that speaks TLS", secure.Listener.Addr().String(), "wants TLS"},
 		{"one that hangs up", listen(func(net.Conn) {}), "it is not etcd"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()
-			s := newSource(t, discovery.EtcdConfig{Endpoints: []string{tc.addr}}, discovery.EtcdLimits{})
+			s := newSource(t, discovery.EtcdConfig{Endpoints: []string{tc.addr}, DialTimeout: time.Second}, discovery.EtcdLimits{})
 			f := s.follow(t, "user")
 			start := time.Now()
 			eventually(t, "a reason", func() bool { return s.Standing("user").Err != nil })
