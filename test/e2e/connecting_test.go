@@ -157,34 +157,47 @@ func (m *middlebox) forget() { m.mute.Swap(new(atomic.Bool)).Store(true) }
 // An instance that is registered anew is connected to anew, as the old connection may lead nowhere.
 func TestRenewedRegistrationRenewsConnections(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, engine{name: configs.EngineRelay})
-	b := startBackend(t)
-	between := startMiddlebox(t, b.addr)
-	in := discovery.Instance{Addr: between.addr, Weight: 1}
-	first := w.startRegistrar(w.newClient(), "hello", in)
-	p := w.startProxy(listed("hello"))
-	p.awaitReady("hello", 1)
-	cc := p.dial("hello")
-	greetOnce := func() error {
-		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
-		defer cancel()
-		_, err := sayHello(ctx, cc)
-		return err
+	for _, c := range []struct {
+		name string
+		end  func(*testing.T, *discovery.Registrar, *discovery.EtcdClient)
+	}{
+		{"after the earlier one has ended", func(t *testing.T, r *discovery.Registrar, _ *discovery.EtcdClient) {
+			if err := r.Stop(within(t)); err != nil {
+				t.Fatal(err)
+			}
+		}},
+		{"in the place of the earlier one", func(_ *testing.T, _ *discovery.Registrar, c *discovery.EtcdClient) { c.Close() }},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, engine{name: configs.EngineRelay})
+			between := startMiddlebox(t, startBackend(t).addr)
+			in := discovery.Instance{Addr: between.addr, Weight: 1}
+			client := w.newClient()
+			first := w.startRegistrar(client, "hello", in)
+			p := w.startProxy(listed("hello"))
+			p.awaitReady("hello", 1)
+			cc := p.dial("hello")
+			greetOnce := func() error {
+				ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+				defer cancel()
+				_, err := sayHello(ctx, cc)
+				return err
+			}
+			if err := greetOnce(); err != nil {
+				t.Fatal(err)
+			}
+			open := between.open.Load()
+			between.forget()
+			if err := greetOnce(); status.Code(err) != codes.DeadlineExceeded {
+				t.Fatalf("a call over a connection that leads nowhere ends by %v", err)
+			}
+			c.end(t, first, client)
+			w.startRegistrar(w.newClient(), "hello", in)
+			await(t, "a call", func() bool { return greetOnce() == nil })
+			await(t, "the old connections to end", func() bool { return between.open.Load() <= open })
+		})
 	}
-	if err := greetOnce(); err != nil {
-		t.Fatal(err)
-	}
-	open := between.open.Load()
-	between.forget()
-	if err := greetOnce(); status.Code(err) != codes.DeadlineExceeded {
-		t.Fatalf("a call over a connection that leads nowhere ends by %v", err)
-	}
-	if err := first.Stop(within(t)); err != nil {
-		t.Fatal(err)
-	}
-	w.startRegistrar(w.newClient(), "hello", in)
-	await(t, "a call", func() bool { return greetOnce() == nil })
-	await(t, "the old connections to end", func() bool { return between.open.Load() <= open })
 }
 
 // A server that is asked too often for a sign of life is asked less often, and told of.
