@@ -25,12 +25,21 @@ import (
 //
 // LBPROXY_MODEL_ROUNDS asks for more rounds; LBPROXY_MODEL_SEED repeats those of a failure.
 func TestEtcdModel(t *testing.T) {
+	playModel(t, func(etcd string) string { return etcd })
+}
+
+// The same where etcd never tells its progress.
+func TestEtcdModelBehindGRPCProxy(t *testing.T) {
+	playModel(t, func(etcd string) string { return etcdtest.GRPCProxy(t, etcd) })
+}
+
+func playModel(t *testing.T, before func(etcd string) string) {
 	t.Parallel()
 	rounds, seed := envInt(t, "LBPROXY_MODEL_ROUNDS", 2), envInt(t, "LBPROXY_MODEL_SEED", time.Now().UnixNano())
 	server := etcdtest.Start(t)
 	w := &world{
 		T: t, server: server, admin: etcdtest.Client(t, server.Endpoint()),
-		forwarder: etcdtest.Forward(t, server.Endpoint()),
+		forwarder: etcdtest.Forward(t, before(server.Endpoint())),
 	}
 	for i := range rounds {
 		w.round(seed + i)
