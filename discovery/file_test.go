@@ -292,7 +292,7 @@ func TestBrokenFileKeepsTheOldState(t *testing.T) {
 	r := f.run("hello")
 	r.want(1, "127.0.0.1:1001//1")
 
-	writeFile(t, path, "services:\n  hello:\n    - {addr: here, weight: heavy}\n")
+	writeFile(t, path, "services:\n  hello:\n    - {addr: here, weight: heavy}\n    - {addr: \"[::]:1001\"}\n")
 	f.eventually("lbproxy_discovery_file_errors_total", 1)
 	f.eventually("lbproxy_discovery_file_last_load_successful", 0)
 	if err := f.Probe(t.Context()); err != nil {
@@ -315,7 +315,9 @@ func TestBrokenFileKeepsTheOldState(t *testing.T) {
 	}
 	want := []string{
 		`services.yaml:3: services.hello[0].weight: want a whole number, such as 10, got the text "heavy"
-services.yaml:3: services.hello[0].addr: address "here" is not host:port`,
+services.yaml:3: services.hello[0].addr: address "here" is not host:port
+services.yaml:4: services.hello[1].addr: address "[::]:1001": :: means every address of whichever machine dials it; ` +
+			`use an address at which other machines reach this one, such as 10.0.0.7`,
 		"open services.yaml: no such file or directory",
 	}
 	if diff := cmp.Diff(want, got); diff != "" {

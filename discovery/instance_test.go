@@ -63,6 +63,8 @@ func TestDecodeInstance(t *testing.T) {
 		{name: "port too big", key: "10.0.0.7:65536", value: `{}`, err: `port "65536"`},
 		{name: "port by name", key: "10.0.0.7:http", value: `{}`, err: `port "http"`},
 		{name: "no host", key: ":80", value: `{}`, err: "the host is missing; use one at which other machines reach this one, such as 10.0.0.7"},
+		{name: "an address of every machine", key: "1.0.0/0.0.0.0:80", value: `{}`, err: "0.0.0.0 means every address of whichever machine dials it"},
+		{name: "an address of every machine in the value alone", key: "a:80", value: `{"addr":"0.0.0.0:80"}`, want: Instance{Addr: "a:80", Weight: 1}, mismatch: `addr "0.0.0.0:80"`},
 		{name: "host with a space", key: "a b:80", value: `{}`, err: `host "a b" holds ' '`},
 		{name: "empty version", key: "/a:80", value: `{}`, err: "version in the key is empty"},
 		{name: "version with a space", key: "1 0/a:80", value: `{}`, err: "version"},
