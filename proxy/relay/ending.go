@@ -277,6 +277,9 @@ func (c *conn) onPingAck(data [8]byte) {
 	if data == bdpPing {
 		c.bdp.answered(c.core.now)
 	}
+	if data == keepalivePing {
+		c.keepsAlive()
+	}
 	if data == drainPing && c.leaving && !c.finished {
 		c.finished = true
 		c.goAway(c.lastID)

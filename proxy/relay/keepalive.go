@@ -63,6 +63,15 @@ func (c *conn) checkAlive(core *core) {
 	core.set(&k.timer, c.heard.Add(k.Time))
 }
 
+// keepsAlive is called when the backend has answered a PING: there is another after as much silence, though keepalive's
+// timeout may be longer than that.
+func (c *conn) keepsAlive() {
+	if k := c.keepalive; k != nil && !k.asked.IsZero() {
+		k.asked = time.Time{}
+		c.core.set(&k.timer, c.core.now.Add(k.Time))
+	}
+}
+
 // pingLess doubles the time between PINGs to the endpoint, on whatever connection, if the backend ends this one for too
 // many of them (gRFC A8). It returns what that time is now; 0 if it stays as it was.
 func (c *conn) pingLess(text string) time.Duration {
@@ -70,9 +79,8 @@ func (c *conn) pingLess(text string) time.Duration {
 	if k == nil || !k.pinged && text != tooManyPings || k.Time <= 0 {
 		return 0
 	}
-	was := max(k.Time, k.Timeout) // which passes before the next, if it is longer
 	for {
-		old, wanted := interval.Load(), int64(min(2*was, max(was, maxPingInterval)))
+		old, wanted := interval.Load(), int64(min(2*k.Time, max(k.Time, maxPingInterval)))
 		if wanted <= old { // another connection's end has seen to it
 			return time.Duration(old)
 		}

@@ -82,6 +82,32 @@ func TestKeepalive(t *testing.T) {
 		want(t, c, "HEADERS 1 :status=200 grpc-status=0 end")
 		w.finish()
 	})
+	t.Run("a backend that answers, more often than it must", func(t *testing.T) {
+		w, c, b := watched(t)
+		w.configure(proxy.ServiceConfig{
+			Policy: picker.WeightedRoundRobin, WaitTimeout: time.Second, Keepalive: proxy.Keepalive{Time: patience, Timeout: silence},
+		})
+		c.request(true)
+		want(t, b, "HEADERS 1 end")
+		for range 5 {
+			w.pass(patience)
+			want(t, b, "PING ack=false")
+			b.fr.WritePing(true, keepalivePing)
+			b.send()
+			b.fr.WritePing(true, keepalivePing) // means nothing
+			b.send()
+		}
+		w.pass(patience)
+		w.pass(silence - time.Millisecond)
+		if b.closed {
+			t.Error("the connection has ended before its time")
+		}
+		w.pass(time.Millisecond)
+		if !b.closed {
+			t.Error("the connection goes on without an answer")
+		}
+		w.finish()
+	})
 	t.Run("a backend that says anything", func(t *testing.T) {
 		w, c, b := watched(t)
 		c.request(true)

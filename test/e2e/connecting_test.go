@@ -206,7 +206,7 @@ func TestTooManyPings(t *testing.T) {
 	w := newWorld(t, engine{name: configs.EngineRelay})
 	w.startInstance("hello", "", 1, onHello(func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }))
 	p := w.startProxy(listedAs("hello", func(s *configs.Service) {
-		s.Keepalive = configs.Keepalive{Time: 200 * time.Millisecond, Timeout: 500 * time.Millisecond}
+		s.Keepalive = configs.Keepalive{Time: 200 * time.Millisecond, Timeout: patience}
 	}), func(cfg *configs.Config) { cfg.Relay.Workers = 1 })
 	p.awaitReady("hello", 1)
 	cc := p.dial("hello")
@@ -219,10 +219,10 @@ func TestTooManyPings(t *testing.T) {
 			t.Fatalf("a quiet call ends by %v", err)
 		}
 	}
-	if got := p.service("hello").Instances[0].LastError; !strings.Contains(got, "asked by PINGs every 2s") {
+	if got := p.service("hello").Instances[0].LastError; !strings.Contains(got, "asked by PINGs every 800ms") {
 		t.Errorf("last error = %q", got)
 	}
-	if lasted[1] < lasted[0]*3/2 {
-		t.Errorf("quiet calls last %s and %s, want the second to last twice as long", lasted[0], lasted[1])
+	if lasted[1] < lasted[0]+400*time.Millisecond {
+		t.Errorf("quiet calls last %s and %s, want the second to last longer", lasted[0], lasted[1])
 	}
 }
