@@ -386,33 +386,6 @@ func (f *follower) settle() {
 	}
 }
 
-// confirm notes that etcd has confirmed the table at a time.
-func (f *follower) confirm(at time.Time) {
-	f.confirmed.Store(&at)
-	f.metrics.Confirmed(max(f.revision, f.verified))
-	if f.trouble.Swap(nil) != nil {
-		f.e.contact.regain(f)
-	}
-}
-
-// lost notes that the table can no longer be confirmed.
-func (f *follower) lost(err error) {
-	f.trouble.Store(&err)
-	f.metrics.Lost()
-	f.e.contact.lose(f, err)
-}
-
-func (f *follower) standing() (s Standing) {
-	if at := f.confirmed.Load(); at != nil {
-		s.Confirmed = *at
-	}
-	if err := f.trouble.Load(); err != nil {
-		s.Err = *err
-	}
-	s.Note = f.e.contact.note()
-	return s
-}
-
 func (f *follower) report(fault *fault) {
 	log := f.log.With(zap.String("key", fault.key), zap.Int64("revision", fault.revision))
 	if fault.err != nil {

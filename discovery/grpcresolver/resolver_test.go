@@ -292,8 +292,8 @@ func TestEtcdNotThereYet(t *testing.T) {
 	b := startBackend(t)
 	r.register("/hello/"+b.addr, 1)
 	server.Stop()
-	cc := dial(t, "etcd:///hello", grpcresolver.NewImpatient(r.source, 50*time.Millisecond))
-	awaitError(t, cc, `service "hello": nothing has been heard from the service registry yet`)
+	cc := dial(t, "etcd:///hello", grpcresolver.NewImpatient(r.source, 500*time.Millisecond))
+	awaitError(t, cc, `service "hello": nothing has been heard from the service registry yet: etcd at `+server.Endpoint()+": no connection")
 	if err := server.Restart(); err != nil {
 		t.Fatal(err)
 	}

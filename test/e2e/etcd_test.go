@@ -1,7 +1,9 @@
 package e2e
 
 import (
+	"fmt"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 
@@ -77,6 +79,50 @@ func TestProxyStartsBeforeEtcd(t *testing.T) {
 		if diff := cmp.Diff(greet(t, cc, 5), map[string]int{in.addr: 5}); diff != "" {
 			t.Errorf("answers (-got +want):\n%s", diff)
 		}
+	})
+}
+
+// What is known of why etcd does not answer is said at once: where it is asked for, to calls, and in the log.
+func TestReasonWhyEtcdDoesNotAnswer(t *testing.T) {
+	w := newWorld(t, engines[0])
+	web := httptest.NewServer(http.NotFoundHandler())
+	t.Cleanup(web.Close)
+	for _, c := range []struct{ name, etcd, says string }{
+		{"nobody listens", "127.0.0.1:1", "127.0.0.1:1: connect: connection refused"},
+		{"something else listens", web.Listener.Addr().String(), "is not etcd, it speaks HTTP/1.1"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			w := newWorld(t, w.engine)
+			w.on(c.etcd)
+			p := w.startProxy(listed("hello"))
+			await(t, "reason in /readyz", func() bool {
+				_, body := p.admin("/readyz")
+				return strings.Contains(body, c.says)
+			})
+			await(t, "reason in /services/hello", func() bool { return strings.Contains(p.service("hello").RegistryError, c.says) })
+			if _, err := sayHello(within(t), p.dial("hello")); !strings.Contains(fmt.Sprint(err), c.says) {
+				t.Errorf("the call ends by %v, want it to say %q", err, c.says)
+			}
+			logged := p.logs.FilterMessage("not ready; trying on").All()
+			if len(logged) != 1 || !strings.Contains(fmt.Sprint(logged[0].ContextMap()["error"]), c.says) {
+				t.Errorf("logged is %v, want the reason, once", logged)
+			}
+		})
+	}
+}
+
+// A service that is listed while etcd is away makes the proxy unready, and the reason is said.
+func TestServiceListedWithoutEtcd(t *testing.T) {
+	w := newWorld(t, engines[0])
+	etcd := etcdtest.Start(t)
+	w.on(etcd.Endpoint())
+	p := w.startProxy()
+	await(t, "readiness", func() bool { return p.Ready() == nil })
+	etcd.Stop()
+	p.reload(listed("hello"))
+	await(t, "reason", func() bool {
+		_, body := p.admin("/readyz")
+		return strings.Contains(body, `nothing is known of service "hello" yet: `) && strings.Contains(body, "connection refused")
 	})
 }
 
