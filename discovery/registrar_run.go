@@ -46,11 +46,11 @@ func (r *Registrar) run(ctx context.Context) {
 			r.client.moveOn(moved)
 		}
 		r.trouble(fmt.Errorf("etcd %s: %w", r.client.Endpoints(), err))
-		if r.standsFor() > 0 {
+		if r.isUrgent(err) {
 			r.retry.Reset()
-		}
-		if time.Since(began) > registerRetryMin {
-			continue // at once: there may be just enough time left to renew the lease
+			if time.Since(began) > registerRetryMin {
+				continue
+			}
 		}
 		select {
 		case <-time.After(r.retry.NextBackOff()):
@@ -58,6 +58,12 @@ func (r *Registrar) run(ctx context.Context) {
 			return
 		}
 	}
+}
+
+// isUrgent says whether there may be just enough time left to renew the lease, or the registration has only now been
+// lost. Otherwise etcd is to have time to recover.
+func (r *Registrar) isUrgent(err error) bool {
+	return r.standsFor() > 0 || errors.Is(err, errLeaseEnded) || errors.Is(err, rpctypes.ErrLeaseNotFound)
 }
 
 // hold registers and sees to it that the registration stays. It returns why that cannot be said any longer.

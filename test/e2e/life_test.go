@@ -215,9 +215,10 @@ func TestCallsOutlastARestart(t *testing.T) {
 				if calls, err := waiting.stop(); err != nil {
 					t.Errorf("one of %d calls fails: %v", calls, err)
 				}
-				if s := p.service("hello"); len(s.Instances) != 1 || s.Instances[0].ModRevision != in.Status().ModRevision {
-					t.Errorf("in the end there is %+v, want the registration %+v", s.Instances, in.Status())
-				}
+				await(t, "the last registration, and no other", func() bool {
+					instances := p.service("hello").Instances
+					return len(instances) == 1 && instances[0].ModRevision == in.Status().ModRevision
+				})
 			})
 		}
 	})
@@ -242,7 +243,8 @@ func TestCallsOutlastALostLease(t *testing.T) {
 			}
 			await(t, "another registration", func() bool {
 				instances := p.service("hello").Instances
-				return len(instances) == 1 && instances[0].CreateRevision > before.CreateRevision && instances[0].State == "ready"
+				return len(instances) == 1 && instances[0].State == "ready" &&
+					instances[0].CreateRevision > before.CreateRevision && instances[0].CreateRevision == in.Status().CreateRevision
 			})
 		}
 		if calls, err := load.stop(); err != nil || calls == 0 {
