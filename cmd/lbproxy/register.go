@@ -142,11 +142,14 @@ func (r *registration) run(cmd *cobra.Command, command []string) error {
 
 // isRemote is whether an endpoint of etcd is on another host, for all that its address says.
 func isRemote(endpoint string) bool {
-	scheme, host, isURL := strings.Cut(endpoint, "://")
+	if scheme, _, _ := strings.Cut(endpoint, ":"); scheme == "unix" || scheme == "unixs" {
+		return false
+	}
+	_, host, isURL := strings.Cut(endpoint, "://")
 	if !isURL {
 		host = endpoint
 	}
-	return !strings.HasPrefix(scheme, "unix") && !discovery.IsLoopback(strings.TrimRight(host, "/"))
+	return !discovery.IsLoopback(strings.TrimRight(host, "/"))
 }
 
 func registerUntilSignal(ctx context.Context, registrar *discovery.Registrar, addr string, log *zap.Logger) error {

@@ -118,11 +118,23 @@ func TestRegisterWarns(t *testing.T) {
 	})
 	t.Run("of loopback, when etcd is elsewhere", func(t *testing.T) {
 		t.Parallel()
-		for _, etcd := range []string{"192.0.2.1:2379", "https://etcd.example:2379/", "127.0.0.1:1,etcd.example:2379"} {
+		for _, etcd := range []string{"192.0.2.1:2379", "unixes.example:2379", "https://etcd.example:2379/", "127.0.0.1:1,etcd.example:2379"} {
 			p := start(t, "register", "--name", "hello", "--addr", "localhost:1001", "--etcd", etcd)
 			p.awaitLog(loopback)
 		}
 	})
+}
+
+func TestIsRemote(t *testing.T) {
+	for endpoint, want := range map[string]bool{
+		"127.0.0.1:2379": false, "http://localhost:2379": false, "https://[::1]:2379/": false,
+		"unix:///run/etcd.sock": false, "unixs://localhost:0": false, "unix:/run/etcd.sock": false,
+		"10.0.0.1:2379": true, "https://etcd.example:2379": true, "unixes.example:2379": true,
+	} {
+		if got := isRemote(endpoint); got != want {
+			t.Errorf("%s: got %t, want %t", endpoint, got, want)
+		}
+	}
 }
 
 func TestRegisterUntilContextEnds(t *testing.T) {
