@@ -11,8 +11,12 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/balancer"
+	"google.golang.org/grpc/balancer/pickfirst"
 	"google.golang.org/grpc/connectivity"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/resolver"
+	"google.golang.org/grpc/resolver/manual"
 
 	"github.com/lbproxy/lbproxy/picker"
 	"github.com/lbproxy/lbproxy/proxy/transport"
@@ -24,17 +28,19 @@ type conn struct {
 	share    *transport.Share
 	dialer   *transport.Dialer
 	cc       *grpc.ClientConn
+	resolver *manual.Resolver
 	stop     context.CancelFunc
 	watched  chan struct{} // closed when watch has returned
 	again    chan struct{} // receives when it is worth trying again at once
+	renewing sync.WaitGroup
+	renewals atomic.Uint32
+	built    atomic.Pointer[resolver.ClientConn] // what the resolver is for
 
+	ready    atomic.Bool                // as watch has seen last
 	failures atomic.Int32               // attempts to connect, on end, that have come to nothing
 	halfway  atomic.Pointer[backendEnd] // what TCP has connected to and HTTP/2 has not greeted on; nil if there is none
 	served   atomic.Bool                // a call has been answered since the last connection was lost
 }
-
-// blink is how long a connection must last for its end not to mean that the server wants none.
-const blink = 10 * time.Millisecond
 
 var errLost = errors.New("the connection has ended")
 
@@ -44,7 +50,11 @@ func (e *Engine) Dial(ep *picker.Endpoint) picker.Conn {
 		endpoint: ep, share: e.descriptors.Share(1), dialer: e.dialer,
 		watched: make(chan struct{}), again: make(chan struct{}, 1),
 	}
-	cc, err := grpc.NewClient("passthrough:///"+ep.Addr(),
+	c.resolver = manual.NewBuilderWithScheme("instance")
+	c.resolver.BuildCallback = func(_ resolver.Target, cc resolver.ClientConn, _ resolver.BuildOptions) { c.built.Store(&cc) }
+	c.resolver.InitialState(resolver.State{Addresses: []resolver.Address{{Addr: ep.Addr()}}})
+	cc, err := grpc.NewClient("instance:///"+ep.Addr(),
+		grpc.WithResolvers(c.resolver),
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithContextDialer(c.dial),
 		grpc.WithConnectParams(grpc.ConnectParams{
@@ -62,7 +72,6 @@ func (e *Engine) Dial(ep *picker.Endpoint) picker.Conn {
 		grpc.WithMaxHeaderListSize(maxHeaderListSize),
 		grpc.WithIdleTimeout(0),
 		grpc.WithDisableRetry(),
-		grpc.WithDisableServiceConfig(),
 		grpc.WithDisableHealthCheck(),
 		grpc.WithNoProxy(),
 	)
@@ -97,7 +106,16 @@ func (c *conn) notGreeted() {
 
 func (c *conn) failed(err error) {
 	c.failures.Add(1)
-	c.endpoint.SetState(picker.Failed, err)
+	c.tell(err)
+}
+
+// tell tells why an attempt has failed, or takes its time. It may be one for a connection in the place of another.
+func (c *conn) tell(err error) {
+	if c.ready.Load() {
+		c.endpoint.SetState(picker.Ready, err)
+	} else {
+		c.endpoint.SetState(picker.Failed, err)
+	}
 }
 
 func (c *conn) connect(ctx context.Context, addr string) (net.Conn, error) {
@@ -116,7 +134,7 @@ func (c *conn) connect(ctx context.Context, addr string) (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	slow := transport.NewSlow(failures, transport.MaxPatience, func(err error) { c.endpoint.SetState(picker.Failed, err) })
+	slow := transport.NewSlow(failures, transport.MaxPatience, c.tell)
 	settle := func() {
 		slow.End()
 		endTurn()
@@ -132,7 +150,7 @@ func (c *conn) connect(ctx context.Context, addr string) (net.Conn, error) {
 		return nil, err
 	}
 	slow.Connected()
-	end := &backendEnd{counted: counted{Conn: n, gone: c.share.Return}, settle: settle}
+	end := &backendEnd{conn: c, counted: counted{Conn: n, gone: c.share.Return}, settle: settle}
 	c.halfway.Store(end)
 	return end, nil
 }
@@ -140,6 +158,7 @@ func (c *conn) connect(ctx context.Context, addr string) (net.Conn, error) {
 // backendEnd is a connection to a backend, of which is known how it has begun.
 type backendEnd struct {
 	counted
+	conn   *conn
 	settle func() // ends the attempt to connect
 
 	began bool // owned by Read, which grpc-go calls from one goroutine
@@ -167,6 +186,9 @@ func (e *backendEnd) begin(b []byte, err error) {
 	e.err = err
 	if e.began = err != nil || len(e.first) >= minFirst; e.began {
 		e.settle()
+	}
+	if len(e.first) >= minFirst && transport.ForeignGreeting(e.first) == nil {
+		e.conn.halfway.CompareAndSwap(e, nil)
 	}
 }
 
@@ -197,11 +219,13 @@ func (c *conn) watch(ctx context.Context) {
 	for {
 		state := c.cc.GetState()
 		if !ready.IsZero() && state != connectivity.Ready {
+			c.ready.Store(false)
 			c.lost(time.Since(ready))
 			ready = time.Time{}
 		}
 		switch state {
 		case connectivity.Ready:
+			c.ready.Store(true)
 			c.halfway.Store(nil)
 			if c.failures.Load() > 0 {
 				c.dialer.Revived()
@@ -232,15 +256,11 @@ func (c *conn) serves() {
 
 // lost judges a connection that has lasted for some time: one that was of no use must not be followed by another at once.
 func (c *conn) lost(lasted time.Duration) {
-	switch {
-	case c.served.Swap(false), lasted >= transport.ConnectBackoffMax:
-		c.failures.Store(0)
-	case lasted >= blink: // it may have gone away gracefully, which grpc-go does not tell
-		c.failures.Store(1)
-	default:
+	if !c.served.Swap(false) && lasted < transport.ConnectBackoffMax {
 		c.failed(errLost)
 		return
 	}
+	c.failures.Store(0)
 	c.endpoint.SetState(picker.Connecting, errLost)
 }
 
@@ -259,20 +279,44 @@ func (c *conn) pause(ctx context.Context) bool {
 	return true
 }
 
-// Renew implements [picker.Conn]. A connection that there is stays for as long as it stands: grpc-go ends one with its
-// calls, or not at all.
+// Renew implements [picker.Conn].
 func (c *conn) Renew() {
 	select {
 	case c.again <- struct{}{}:
 	default: // it is about to
 	}
-	c.cc.ResetConnectBackoff()
+	c.renewing.Go(c.renew) // ends soon; Close waits for it
 }
+
+// renew has grpc-go make another connection, which takes calls when it has come to something; the one that there is ends
+// with its calls then. Grpc-go does so where the policy changes that it is to use, so there are two of one kind.
+func (c *conn) renew() {
+	c.cc.ResetConnectBackoff()
+	cc := c.built.Load()
+	if cc == nil {
+		return // it has yet to connect
+	}
+	policy := [...]string{pickfirst.Name, pickFirstToo}[c.renewals.Add(1)%2]
+	c.resolver.UpdateState(resolver.State{
+		Addresses:     []resolver.Address{{Addr: c.endpoint.Addr()}},
+		ServiceConfig: (*cc).ParseServiceConfig(`{"loadBalancingConfig": [{"` + policy + `": {}}]}`),
+	})
+}
+
+// pickFirstToo is grpc-go's policy pick_first by another name.
+const pickFirstToo = "lbproxy_pick_first"
+
+type pickFirst struct{ balancer.Builder }
+
+func (pickFirst) Name() string { return pickFirstToo }
+
+func init() { balancer.Register(pickFirst{balancer.Get(pickfirst.Name)}) }
 
 // Close implements [picker.Conn].
 func (c *conn) Close() {
 	c.stop()
 	<-c.watched
+	c.renewing.Wait()
 	c.cc.Close()
 	c.share.Close()
 }

@@ -11,7 +11,9 @@ import (
 	"time"
 
 	"golang.org/x/net/http2"
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	hello "google.golang.org/grpc/examples/helloworld/helloworld"
 	"google.golang.org/grpc/status"
 
 	"github.com/lbproxy/lbproxy/configs"
@@ -169,35 +171,76 @@ func TestRenewedRegistrationRenewsConnections(t *testing.T) {
 		{"in the place of the earlier one", func(_ *testing.T, _ *discovery.Registrar, c *discovery.EtcdClient) { c.Close() }},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			t.Parallel()
-			w := newWorld(t, engine{name: configs.EngineRelay})
-			between := startMiddlebox(t, startBackend(t).addr)
-			in := discovery.Instance{Addr: between.addr, Weight: 1}
-			client := w.newClient()
-			first := w.startRegistrar(client, "hello", in)
-			p := w.startProxy(listed("hello"))
-			p.awaitReady("hello", 1)
-			cc := p.dial("hello")
-			greetOnce := func() error {
-				ctx, cancel := context.WithTimeout(t.Context(), time.Second)
-				defer cancel()
-				_, err := sayHello(ctx, cc)
-				return err
-			}
-			if err := greetOnce(); err != nil {
-				t.Fatal(err)
-			}
-			open := between.open.Load()
-			between.forget()
-			if err := greetOnce(); status.Code(err) != codes.DeadlineExceeded {
-				t.Fatalf("a call over a connection that leads nowhere ends by %v", err)
-			}
-			c.end(t, first, client)
-			w.startRegistrar(w.newClient(), "hello", in)
-			await(t, "a call", func() bool { return greetOnce() == nil })
-			await(t, "the old connections to end", func() bool { return between.open.Load() <= open })
+			onEveryEngine(t, func(t *testing.T, w *world) {
+				between := startMiddlebox(t, startBackend(t).addr)
+				in := discovery.Instance{Addr: between.addr, Weight: 1}
+				client := w.newClient()
+				first := w.startRegistrar(client, "hello", in)
+				p := w.startProxy(listed("hello"))
+				p.awaitReady("hello", 1)
+				cc := p.dial("hello")
+				greetOnce := func() error {
+					ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+					defer cancel()
+					_, err := sayHello(ctx, cc)
+					return err
+				}
+				if err := greetOnce(); err != nil {
+					t.Fatal(err)
+				}
+				open := between.open.Load()
+				between.forget()
+				if err := greetOnce(); status.Code(err) != codes.DeadlineExceeded {
+					t.Fatalf("a call over a connection that leads nowhere ends by %v", err)
+				}
+				c.end(t, first, client)
+				w.startRegistrar(w.newClient(), "hello", in)
+				await(t, "a call", func() bool { return greetOnce() == nil })
+				await(t, "the old connections to end", func() bool { return between.open.Load() <= open })
+			})
 		})
 	}
+}
+
+// A call that runs when its instance is registered anew goes on where it is.
+func TestRenewedRegistrationKeepsCalls(t *testing.T) {
+	onEveryEngine(t, func(t *testing.T, w *world) {
+		b := startBackend(t)
+		between := startMiddlebox(t, b.addr)
+		in := discovery.Instance{Addr: between.addr, Weight: 1}
+		first := w.startRegistrar(w.newClient(), "hello", in)
+		p := w.startProxy(listed("hello"), func(cfg *configs.Config) { cfg.Relay.Workers = 1 })
+		p.awaitReady("hello", 1)
+		cc := p.dial("hello")
+		stream, err := cc.NewStream(within(t), &grpc.StreamDesc{ClientStreams: true, ServerStreams: true}, "/test.Any/Converse")
+		if err != nil {
+			t.Fatal(err)
+		}
+		converse := func() {
+			t.Helper()
+			if err := stream.SendMsg(&hello.HelloRequest{}); err != nil {
+				t.Fatal(err)
+			}
+			if err := stream.RecvMsg(&hello.HelloReply{}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		converse()
+		if err := first.Stop(within(t)); err != nil {
+			t.Fatal(err)
+		}
+		w.startRegistrar(w.newClient(), "hello", in)
+		await(t, "another connection", func() bool { return between.open.Load() == 2 })
+		greet(t, cc, 5)
+		converse()
+		if err := stream.CloseSend(); err != nil {
+			t.Fatal(err)
+		}
+		if err := stream.RecvMsg(&hello.HelloReply{}); err != io.EOF {
+			t.Errorf("the call ends by %v", err)
+		}
+		await(t, "the old connection to end", func() bool { return between.open.Load() == 1 })
+	})
 }
 
 // A server that is asked too often for a sign of life is asked less often, and told of.
