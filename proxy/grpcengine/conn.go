@@ -39,6 +39,7 @@ type conn struct {
 	ready    atomic.Bool                // as watch has seen last
 	failures atomic.Int32               // attempts to connect, on end, that have come to nothing
 	halfway  atomic.Pointer[backendEnd] // what TCP has connected to and HTTP/2 has not greeted on; nil if there is none
+	greeted  atomic.Bool                // HTTP/2 has, and watch has not seen it
 	served   atomic.Bool                // a call has been answered since the last connection was lost
 }
 
@@ -189,6 +190,7 @@ func (e *backendEnd) begin(b []byte, err error) {
 	}
 	if len(e.first) >= minFirst && transport.ForeignGreeting(e.first) == nil {
 		e.conn.halfway.CompareAndSwap(e, nil)
+		e.conn.greeted.Store(true)
 	}
 }
 
@@ -220,13 +222,14 @@ func (c *conn) watch(ctx context.Context) {
 		state := c.cc.GetState()
 		if !ready.IsZero() && state != connectivity.Ready {
 			c.ready.Store(false)
+			c.greeted.Store(false)
 			c.lost(time.Since(ready))
 			ready = time.Time{}
 		}
 		switch state {
 		case connectivity.Ready:
+			c.greeted.Store(false)
 			c.ready.Store(true)
-			c.halfway.Store(nil)
 			if c.failures.Load() > 0 {
 				c.dialer.Revived()
 			}
@@ -236,6 +239,9 @@ func (c *conn) watch(ctx context.Context) {
 			c.notGreeted() // of others dial has told
 			c.endpoint.SetState(picker.Failed, nil)
 		case connectivity.Idle:
+			if c.greeted.Swap(false) { // it was ready, for less time than it takes to see it
+				c.lost(0)
+			}
 			if !c.pause(ctx) {
 				return
 			}
