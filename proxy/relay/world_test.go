@@ -57,7 +57,7 @@ func newWorld(t testing.TB, addrs ...string) *world {
 	m := metrics.New(w.registry, "test")
 	w.core = newCore(testConfig, 0, m.Relay(1, testConfig.Memory), w)
 	w.core.now = time.Unix(1e9, 0)
-	watchdog := time.AfterFunc(10*time.Second, func() { panic("the core does not come to rest") })
+	watchdog := time.AfterFunc(time.Minute, func() { panic("the core does not come to rest") })
 	t.Cleanup(func() { watchdog.Stop() })
 	known := make(chan struct{})
 	w.services = proxy.NewDirectory(proxy.DirectoryConfig{
