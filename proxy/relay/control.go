@@ -126,7 +126,7 @@ func (c *conn) onGoAway(payload []byte) error {
 		}
 	}
 	c.upstream.retire(c, c.link.goneAway)
-	return nil
+	return c.glitch("GOAWAY")
 }
 
 // maxGoAwayText is how much is kept of what a backend says with GOAWAY.

@@ -259,6 +259,20 @@ func TestGoAwayIsTold(t *testing.T) {
 	w.finish()
 }
 
+func TestGoAwayFlood(t *testing.T) {
+	w, c, b := pair(t)
+	c.request(true)
+	for range testConfig.MaxGlitches + 1 {
+		b.fr.WriteGoAway(1, http2.ErrCodeNo, nil)
+	}
+	b.send()
+	if !b.closed || w.ended(backend, "glitches") != 1 {
+		t.Error("the connection goes on")
+	}
+	want(t, c, "HEADERS 1 :status=200 grpc-status=13 lbproxy-error=backend_protocol end")
+	w.finish()
+}
+
 func TestIdleForHours(t *testing.T) {
 	for _, tt := range []struct {
 		name  string
