@@ -225,10 +225,11 @@ func (c *conn) understand() (more bool, err error) {
 		if h.Length <= maxFrameSize && c.w-c.r < frameLen {
 			return false, nil
 		}
-		if err == nil {
+		switch {
+		case err == nil:
 			payload := c.in[c.r+h2.FrameHeaderLen : c.r+frameLen]
 			err = c.frame(h, payload)
-		} else if c.blockOf.StreamID != 0 {
+		case h.Length > maxFrameSize, c.blockOf.StreamID != 0: // there is no going on behind it
 			return false, err
 		}
 		c.r += frameLen

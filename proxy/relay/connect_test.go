@@ -316,6 +316,7 @@ func TestWhatAnswers(t *testing.T) {
 		{"half a frame", says("\x00\x00", time.Millisecond), "closed before it greeted (SETTINGS); the process"},
 		{"nothing", says("", 0), "closed before it greeted (SETTINGS); the process"},
 		{"another frame", says("\x00\x00\x00\x00\x00\x00\x00\x00\x01", time.Millisecond), "the first frame is not SETTINGS"},
+		{"a frame that is too long", says("\x00\xba\x06\x04\x00\x00\x00\x00\x00", time.Hour), "FRAME_SIZE_ERROR: a frame is longer than was allowed"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			inSimulatedTime(t, 1, always(tt.end), func(x *connecting) {
