@@ -291,33 +291,29 @@ func TestAReceiveWindowChangesItsSize(t *testing.T) {
 	}
 }
 
-func TestAReceiveWindowJudgesItsReader(t *testing.T) {
+func TestAReceiveWindowTellsWhetherItsReaderKeepsUp(t *testing.T) {
 	w := h2.NewReceiveWindow(1000, 1000)
-	judge := func(wantKeepsUp, wantLags bool) {
+	turn := func(wantTurned, wantKeptUp bool) {
 		t.Helper()
-		if keepsUp, lags := w.Judge(); keepsUp != wantKeepsUp || lags != wantLags {
-			t.Errorf("the reader keeps up: %v, lags: %v; want %v, %v", keepsUp, lags, wantKeepsUp, wantLags)
+		if turned, keptUp := w.Turn(); turned != wantTurned || keptUp != wantKeptUp {
+			t.Errorf("it turned: %v, and the reader kept up: %v; want %v, %v", turned, keptUp, wantTurned, wantKeptUp)
 		}
 		w.Update(1000)
 	}
 	w.Receive(400)
 	w.Release(400)
-	judge(false, false) // too early to tell
+	turn(false, false) // too early to tell
 	w.Receive(600)
 	w.Release(100) // 500 are held, though once nothing was
-	judge(true, false)
+	turn(true, true)
 	w.Receive(300)
 	w.Release(500)
-	judge(false, true)
-	w.Release(250)
-	w.Receive(250)
-	w.Release(250) // 50 are held
-	judge(false, false)
-	w.Release(50)
-	judge(false, false)
-	w.Receive(450)
-	w.Release(450)
-	judge(true, false)
+	turn(true, false)
+	w.Release(300)
+	turn(false, false)
+	w.Receive(200)
+	w.Release(200)
+	turn(true, true)
 }
 
 // FuzzFrame holds the parser against golang.org/x/net/http2's: neither panics, and frames that both take are

@@ -40,8 +40,8 @@ type ReceiveWindow struct {
 	pending int32 // released, and not told yet
 	lump    int32 // what is worth an update, unless half of the window is less
 
-	released int32 // since size was looked at last
-	emptied  bool  // nothing was held at some time since then
+	released int32 // in this turn
+	emptied  bool  // nothing was held at some time in it
 	used     bool  // an update has been due
 }
 
@@ -73,15 +73,15 @@ func (w *ReceiveWindow) Release(n int) (due bool) {
 // Allowed is how many bytes the peer may still send.
 func (w *ReceiveWindow) Allowed() int32 { return w.allowed }
 
-// Judge reports, once for each half of the window that was released, whether whoever reads keeps up with the peer:
-// then nothing was held at some time. Otherwise it lags if more than a quarter of the window is held.
-func (w *ReceiveWindow) Judge() (keepsUp, lags bool) {
+// Turn begins a new turn if half of the window has been released since the last. It reports whether it does, and
+// whether nothing was held at some time in the turn that ends: then whoever reads keeps up with the peer.
+func (w *ReceiveWindow) Turn() (turned, keptUp bool) {
 	if w.released < (w.size+1)/2 {
 		return false, false
 	}
-	keepsUp = w.emptied
+	keptUp = w.emptied
 	w.released, w.emptied = 0, false
-	return keepsUp, !keepsUp && w.Held() > w.size/4
+	return true, keptUp
 }
 
 // Update gives the window a size, or the smallest one to which it can get without taking back what the peer has

@@ -10,6 +10,12 @@ const (
 	// quickWindow is what the window of any stream may grow to whose reader keeps up: on the host that is all that a
 	// reader can use, however far a busy machine makes the round trip seem.
 	quickWindow = 1 << 20
+	// A reader may be quick and not keep up, as the peer is quicker still. It gets half of its window within quickTurn,
+	// so that a stream costs no more than a hundred updates a second. One that lags and takes more than slowTurn gets
+	// less: more would only be held longer.
+	quickTurn = 10 * time.Millisecond
+	slowTurn  = 2 * quickTurn
+
 	// maxStreamWindow is what it may grow to where the round trip is that long.
 	maxStreamWindow = 16 << 20
 	// updateLump is what is worth an update of a wide window: with larger ones the peer would send in bursts.
@@ -86,14 +92,21 @@ func (b *bdp) answered(now time.Time) {
 // took is how long the answer has taken that comes now.
 func (b *bdp) took(now time.Time) time.Duration { return time.Duration(max(1, now.UnixNano()-b.asked)) }
 
-// next is what a window is to become that is due for an update: larger as long as its reader keeps up, and smaller
-// if that lags behind, as more would only be held longer.
-func (b *bdp) next(w *h2.ReceiveWindow) int32 {
-	size := w.Size()
-	switch keepsUp, lags := w.Judge(); {
-	case keepsUp:
+// next is what the window of a stream is to become that is due for an update.
+func (b *bdp) next(h *half, now time.Time) int32 {
+	size := h.recv.Size()
+	turned, keptUp := h.recv.Turn()
+	if !turned {
+		return size
+	}
+	took := time.Duration(now.UnixNano() - h.turnedAt)
+	h.turnedAt = now.UnixNano()
+	switch {
+	case keptUp:
 		return max(size, min(b.most, max(2*size, b.learnt)))
-	case lags:
+	case took < quickTurn:
+		return max(size, min(quickWindow, 2*size))
+	case took > slowTurn && h.recv.Held() > size/4:
 		return max(size/2, streamWindow)
 	}
 	return size

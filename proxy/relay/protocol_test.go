@@ -241,6 +241,7 @@ func TestStreamWindowFollowsItsReader(t *testing.T) {
 			for range 3 * quickWindow / 1000 { // read little by little, with more behind it all the time
 				to.grow(3, 1000)
 				send(from, 3, 1)
+				w.pass(time.Millisecond)
 			}
 			if got := from.c.streams[3].half[tt.from].recv.Held(); got > streamWindow {
 				t.Errorf("%d bytes are held of a call that is read slowly, want at most %d", got, streamWindow)

@@ -59,10 +59,11 @@ type stream struct {
 
 // half is one end of a call.
 type half struct {
-	conn *conn // nil until the stream is opened there and after it has ended there
-	id   uint32
-	send h2.SendWindow
-	recv h2.ReceiveWindow
+	conn     *conn // nil until the stream is opened there and after it has ended there
+	id       uint32
+	send     h2.SendWindow
+	recv     h2.ReceiveWindow
+	turnedAt int64 // when the last turn of recv began, see time.Time.UnixNano
 
 	queue    queue // DATA for the peer that its windows have no room for
 	credited int   // how much of it was sent before, to another endpoint
@@ -281,7 +282,7 @@ func (st *stream) credit(to side, n int) {
 		return
 	}
 	if h.recv.Release(n) {
-		h.conn.resize(h, h.conn.bdp.next(&h.recv))
+		h.conn.resize(h, h.conn.bdp.next(h, h.conn.core.now))
 	}
 }
 
