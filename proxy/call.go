@@ -217,13 +217,14 @@ func (c *Call) Fail(err *Error) {
 func (c *Call) Cancel() { c.end(codes.Canceled, metrics.FromProxy) }
 
 func (c *Call) end(code codes.Code, origin metrics.Origin) {
-	now := time.Now()
+	took := time.Since(c.start)
+	now := c.start.Add(took) // for half of what time.Now costs, which asks for the time of day as well
 	if c.endpoint != nil {
 		c.endpoint.End(code, now.Sub(c.asked), now)
 	}
-	c.metrics.CallEnded(code, origin, now.Sub(c.start))
+	c.metrics.CallEnded(code, origin, took)
 	if c.service != nil {
-		c.service.recent.Ended(code, now.Sub(c.start), now)
+		c.service.recent.Ended(code, took, now)
 		c.service.leave()
 	}
 }

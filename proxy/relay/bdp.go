@@ -9,7 +9,7 @@ import (
 const (
 	// quickWindow is what the window of any stream may grow to whose reader keeps up: on the host that is all that a
 	// reader can use, however far a busy machine makes the round trip seem.
-	quickWindow = 1 << 20
+	quickWindow = 2 << 20
 	// A reader may be quick and not keep up, as the peer is quicker still. It gets half of its window within quickTurn,
 	// so that a stream costs no more than a hundred updates a second. One that lags and takes more than slowTurn gets
 	// less: more would only be held longer.
@@ -38,7 +38,7 @@ type bdp struct {
 	unneeded int32 // calls on end that have ended below half of it
 
 	rtt     time.Duration // the shortest that was measured; 0 before the first
-	asked   int64         // when the PING, or our SETTINGS, went out whose answer is to come, see time.Time.UnixNano; 0 if there is none
+	asked   int64         // when the PING, or our SETTINGS, went out whose answer is to come, as UnixNano; 0 if there is none
 	arrived int           // bytes of DATA since then
 	rest    time.Duration // how long measuring rests next
 	resume  int64         // when it may go on
@@ -47,10 +47,7 @@ type bdp struct {
 // bdpPing is what our PINGs carry for it.
 var bdpPing = [8]byte{'b', 'd', 'p'}
 
-// newBDP is for a connection on which our SETTINGS are being sent, whose acknowledgement takes a round trip as well.
-func newBDP(now time.Time) bdp {
-	return bdp{most: quickWindow, learnt: streamWindow, asked: now.UnixNano()}
-}
+func newBDP() bdp { return bdp{most: quickWindow, learnt: streamWindow} }
 
 // measure counts DATA that has come, and begins to measure if it is time.
 func (c *conn) measure(n int) {

@@ -104,9 +104,9 @@ func (d *blocking) feed(b []byte, err error) bool {
 	defer s.mu.Unlock()
 	s.setNow(s.age())
 	for more := false; (more || len(b) > 0) && !c.dead; {
-		n := 0
+		n, buf := 0, c.space()
 		if !more {
-			n = copy(c.space(), b)
+			n = copy(buf, b)
 			b = b[n:]
 		}
 		s.do(func() {
@@ -114,13 +114,13 @@ func (d *blocking) feed(b []byte, err error) bool {
 			more = c.received(n)
 		})
 		s.flush()
+		c.rest()
 		if more {
 			s.mu.Unlock()
 			runtime.Gosched()
 			s.mu.Lock()
 		}
 	}
-	c.rest()
 	if err != nil {
 		s.do(func() {
 			s.core.blame = c

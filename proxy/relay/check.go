@@ -45,17 +45,22 @@ func checkRequest(fields []hpack.Field) (length int64, reason string) {
 // intermediary that forwards a request over HTTP/2 MUST construct an :authority pseudo-header field" (section 8.3.1).
 // Where there are both, :authority is what counts, and host passes as it is.
 func nameAuthority(fields []hpack.Field) (grown uint32) {
-	for i, f := range fields {
-		if f.Name == ":authority" || f.Name == "host" && f.Value == "" {
+	at := -1
+	for i := range fields {
+		switch fields[i].Name {
+		case ":authority":
 			return 0
-		}
-		if f.Name == "host" {
-			copy(fields[1:i+1], fields[:i])
-			fields[0] = hpack.Field{Name: ":authority", Value: f.Value, Sensitive: f.Sensitive}
-			return uint32(len(":authority") - len("host"))
+		case "host":
+			at = i
 		}
 	}
-	return 0
+	if at < 0 || fields[at].Value == "" {
+		return 0
+	}
+	host := fields[at]
+	copy(fields[1:at+1], fields[:at])
+	fields[0] = hpack.Field{Name: ":authority", Value: host.Value, Sensitive: host.Sensitive}
+	return uint32(len(":authority") - len("host"))
 }
 
 func checkResponse(fields []hpack.Field) (length int64, reason string) {

@@ -2,7 +2,6 @@ package relay
 
 import (
 	"math/rand/v2"
-	"sync"
 	"time"
 
 	"github.com/lbproxy/lbproxy/metrics"
@@ -12,8 +11,8 @@ import (
 )
 
 const (
-	// readBuffer is how much is read at once. It holds more than two frames of the longest payload we allow.
-	readBuffer = 64 << 10
+	// readBuffer is how much is read at once. It holds several frames of the longest payload we allow.
+	readBuffer = 128 << 10
 
 	// What we tell peers of ourselves. Frames are allowed to be no longer than they must (h2spec wants that
 	// size announced). The windows of streams are small until their readers prove quick, see bdp. That of a
@@ -50,9 +49,9 @@ type conn struct {
 	link     *link
 
 	// Reading:
-	in        []byte // in[r:w] has been read and not been understood; nil if there is nothing
+	in        []byte // in[r:w] has been read and not been understood: in the core's buffer, or between reads in rests
 	r, w      int
-	preface   int // bytes of the client's preface that are still to come
+	rests     *block // what of the last read was not understood; nil if there is nothing
 	dec       *hpack.Decoder
 	block     []byte         // of the HEADERS whose CONTINUATION is still to come
 	blockOf   h2.FrameHeader // of those HEADERS; on stream 0 if there are none
@@ -88,6 +87,7 @@ type conn struct {
 	life      timer      // a caller's is to have greeted, or to connect anew; an additional one to a backend has nothing to do
 	keepalive *keepalive // nil unless a service has asked for it
 
+	preface    int8 // bytes of the client's preface that are still to come
 	introduced bool // our SETTINGS have been sent
 	greeted    bool // the peer's SETTINGS have come
 	writing    bool // the driver has not finished what it took
@@ -104,7 +104,7 @@ func (c *core) newConn(s side, d driver) *conn {
 	cn := &conn{
 		core: c, side: s, driver: d,
 		recv:    h2.NewReceiveWindow(connWindow, connWindow),
-		bdp:     newBDP(c.now),
+		bdp:     newBDP(),
 		peer:    h2.DefaultSettings(),
 		calm:    calm{since: c.now},
 		send:    h2.InitialWindow,
@@ -117,7 +117,7 @@ func (c *core) newConn(s side, d driver) *conn {
 	c.conns[cn] = struct{}{}
 	c.metrics.ConnectionOpened(s.String())
 	if s == caller {
-		cn.preface = len(h2.ClientPreface) // until then it may speak anything
+		cn.preface = int8(len(h2.ClientPreface)) // until then it may speak anything
 	} else {
 		cn.introduce()
 	}
@@ -130,6 +130,7 @@ func (c *conn) introduce() {
 		return
 	}
 	c.introduced = true
+	c.bdp.asked = c.core.now.UnixNano() // the acknowledgement of our SETTINGS takes a round trip
 	settings := []h2.Setting{
 		{ID: h2.SettingInitialWindowSize, Value: streamWindow},
 		{ID: h2.SettingMaxFrameSize, Value: maxFrameSize},
@@ -163,27 +164,26 @@ func (c *core) newCaller(d driver, f *front) *conn {
 // spread is a duration within a tenth of d, so that those who came together do not all leave together.
 func spread(d time.Duration) time.Duration { return d - d/10 + rand.N(d/5+1) }
 
-// readBuffers are for connections that have read what they have not understood.
-var readBuffers = sync.Pool{New: func() any { return new([readBuffer]byte) }}
-
-// space is where the driver reads to, which may happen without the shard's lock. What was borrowed from what it read
-// before has been written or kept.
+// space is where the driver reads to, until rest: a buffer that all connections of the core share.
 func (c *conn) space() []byte {
-	switch {
-	case c.in == nil:
-		c.in = readBuffers.Get().(*[readBuffer]byte)[:]
-	case c.r > 0 && len(c.in)-c.w < h2.FrameHeaderLen+maxFrameSize:
-		c.w = copy(c.in, c.in[c.r:c.w])
-		c.r = 0
+	c.r, c.w, c.in = 0, copy(c.core.readBuffer, c.in[c.r:c.w]), c.core.readBuffer
+	if c.rests != nil {
+		c.core.storage.put(c.rests)
+		c.rests = nil
+		c.core.chargeConn(c)
 	}
 	return c.in[c.w:]
 }
 
-// rest is called when there is nothing to be read for now, and nothing borrowed any more.
+// rest keeps what has been read and not been understood, so that others may read. Nothing is borrowed any more.
 func (c *conn) rest() {
-	if c.in != nil && c.r == c.w {
-		readBuffers.Put((*[readBuffer]byte)(c.in))
-		c.in, c.r, c.w = nil, 0, 0
+	left := c.in[c.r:c.w]
+	c.in, c.r, c.w = nil, 0, len(left)
+	if len(left) > 0 && !c.dead {
+		c.rests = c.core.storage.getAll(len(left))
+		c.rests.data = append(c.rests.data, left...)
+		c.in = c.rests.data
+		c.core.chargeConn(c)
 	}
 }
 
@@ -248,7 +248,7 @@ func (c *conn) understand() (more bool, err error) {
 // readPreface reads how HTTP/2 begins, as far as it has come.
 func (c *conn) readPreface() error {
 	for ; c.preface > 0 && c.r < c.w; c.r++ {
-		known := h2.ClientPreface[:len(h2.ClientPreface)-c.preface]
+		known := h2.ClientPreface[:len(h2.ClientPreface)-int(c.preface)]
 		if c.in[c.r] != h2.ClientPreface[len(known)] {
 			said := append([]byte(known), c.in[c.r:c.w]...)
 			if foreign := transport.Recognize(said, c.core.cfg.Admin); foreign != nil {

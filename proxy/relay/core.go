@@ -19,20 +19,21 @@ type core struct {
 	metrics *metrics.Relay
 	now     time.Time
 
-	conns     map[*conn]struct{}
-	dirty     []*conn // have bytes to be written
-	borrowers []*conn // have some of them in read buffers
-	free      *stream // used ones, to be used again
-	frees     int     // how many
-	calls     int     // that run
-	buffers   buffers // for what connections write
-	storage   storage // for what calls hold
-	timers    timers
-	resume    timer                // with what a defect has cut short
-	waiting   map[*stream]struct{} // for an endpoint to connect
-	memory    memory
-	doomed    []*conn // are to end as soon as nothing else is being done
-	blame     *conn   // whose doing is being handled
+	conns      map[*conn]struct{}
+	dirty      []*conn // have bytes to be written
+	borrowers  []*conn // have some of them in read buffers
+	free       *stream // used ones, to be used again
+	frees      int     // how many
+	calls      int     // that run
+	readBuffer []byte  // that connections are read to, one at a time
+	buffers    buffers // for what connections write
+	storage    storage // for what calls hold
+	timers     timers
+	resume     timer                // with what a defect has cut short
+	waiting    map[*stream]struct{} // for an endpoint to connect
+	memory     memory
+	doomed     []*conn // are to end as soon as nothing else is being done
+	blame      *conn   // whose doing is being handled
 
 	// The field block decoded last, whose fields stand here until the next.
 	fields  []hpack.Field
@@ -57,9 +58,10 @@ type wishes interface {
 func newCore(cfg Config, index int, m *metrics.Relay, w wishes) *core {
 	c := &core{
 		cfg: cfg, index: index, metrics: m, wishes: w,
-		conns:   map[*conn]struct{}{},
-		waiting: map[*stream]struct{}{},
-		memory:  memory{limit: int(cfg.Memory) / cfg.Workers},
+		conns:      map[*conn]struct{}{},
+		waiting:    map[*stream]struct{}{},
+		readBuffer: make([]byte, readBuffer),
+		memory:     memory{limit: int(cfg.Memory) / cfg.Workers},
 	}
 	c.resume.fire = (*core).retry
 	return c

@@ -148,8 +148,10 @@ func (c *conn) reject(h h2.FrameHeader, why metrics.Rejection, code h2.ErrCode) 
 func (c *core) begin(st *stream, f *front) {
 	r := &c.request
 	*r = proxy.Request{Listener: f.listener, Bound: f.service, Header: requestHeader{st}}
+	ours := false
 	for i := range st.request {
 		field := &st.request[i]
+		ours = ours || strings.HasPrefix(field.Name, proxy.MetadataPrefix)
 		switch field.Name {
 		case ":path":
 			r.Method = field.Value
@@ -169,18 +171,17 @@ func (c *core) begin(st *stream, f *front) {
 		st.fail(c, err)
 		return
 	}
-	st.consume(c)
+	if ours {
+		st.consume(c)
+	}
 	st.setTimer(c)
 	st.pick(c)
 }
 
 // consume takes out of the request what is the proxy's own.
 func (st *stream) consume(c *core) {
-	all := len(st.request)
 	st.request = slices.DeleteFunc(st.request, func(f hpack.Field) bool { return strings.HasPrefix(f.Name, proxy.MetadataPrefix) })
-	if len(st.request) < all {
-		st.resized(c)
-	}
+	st.resized(c)
 }
 
 // age has the request say how much of the caller's time is left. A call that did not wait keeps its time untouched:

@@ -97,7 +97,12 @@ func (w *world) checkMemory() {
 		if blocks != c.blocks || pieced != c.pieced {
 			w.t.Fatalf("pieces of %d bytes in blocks of %d are counted as %d in %d", pieced, blocks, c.pieced, c.blocks)
 		}
-		if want := cap(c.out) + cap(c.flight.frames) + blocks + cap(c.block); !c.dead && c.charged != want || c.dead && c.charged != 0 {
+		left := 0
+		if c.rests != nil {
+			own(c.rests)
+			left = cap(c.rests.data)
+		}
+		if want := cap(c.out) + cap(c.flight.frames) + blocks + cap(c.block) + left; !c.dead && c.charged != want || c.dead && c.charged != 0 {
 			w.t.Fatalf("a connection is charged with %d bytes and holds %d", c.charged, want)
 		}
 		used += held + c.charged

@@ -47,6 +47,9 @@ func (c *core) chargeWith(st *stream, holds int) {
 // chargeConn brings what a connection is charged with for itself up to date.
 func (c *core) chargeConn(cn *conn) {
 	holds := cap(cn.out) + cap(cn.flight.frames) + cn.blocks + cap(cn.block)
+	if cn.rests != nil {
+		holds += cap(cn.rests.data)
+	}
 	if cn.dead {
 		holds = 0
 	}

@@ -161,3 +161,38 @@ func TestFlight(t *testing.T) {
 		t.Errorf("the first two chunks are %q", got)
 	}
 }
+
+// Connections are read to one buffer in turn, so that many of which part of a frame has come cost what has come.
+func TestPartsOfFrames(t *testing.T) {
+	w, c, b := pair(t)
+	hoard := w.caller()
+	hoard.settings()
+	id := c.request(false)
+	other := hoard.request(false)
+	frame := func(p *peer, id uint32, fill byte) []byte {
+		frames, _ := p.framed(func() { p.fr.WriteData(id, false, bytes.Repeat([]byte{fill}, 1000)) })
+		return frames
+	}
+	before := w.core.memory.used
+	ours, theirs := frame(c, id, 'a'), frame(hoard, other, 'b')
+	for len(ours) > 0 {
+		n := min(300, len(ours))
+		c.raw(ours[:n])
+		hoard.raw(theirs[:n])
+		ours, theirs = ours[n:], theirs[n:]
+		if held := w.core.memory.used - before; len(ours) > 0 && (held < 2*n || held > 4*1024) {
+			t.Errorf("parts of two frames of 1000 bytes are charged with %d", held)
+		}
+		w.check()
+	}
+	w.flush()
+	for id, fill := range map[uint32]byte{1: 'a', 3: 'b'} {
+		if got := b.streams[id].received; !bytes.Equal(got, bytes.Repeat([]byte{fill}, 1000)) {
+			t.Errorf("the backend got %d bytes on stream %d, or others", len(got), id)
+		}
+	}
+	if w.core.readBuffer == nil || c.c.in != nil || c.c.rests != nil {
+		t.Error("something is kept of frames that have been passed on")
+	}
+	w.finish()
+}

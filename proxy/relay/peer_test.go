@@ -292,6 +292,7 @@ func (p *peer) raw(b []byte) {
 		if len(p.w.core.borrowers) > 0 {
 			p.w.flush()
 		}
+		p.c.rest()
 		b = b[n:]
 	}
 }

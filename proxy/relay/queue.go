@@ -99,8 +99,16 @@ func (s *storage) get(n int) *block {
 	return b
 }
 
+// getAll returns an empty block of n bytes, whatever it takes.
+func (s *storage) getAll(n int) *block {
+	if n > maxBlock {
+		return &block{data: make([]byte, 0, n)}
+	}
+	return s.get(n)
+}
+
 func (s *storage) put(b *block) {
-	if s.bytes+cap(b.data) > maxStorage {
+	if cap(b.data) > maxBlock || s.bytes+cap(b.data) > maxStorage {
 		return
 	}
 	i := bits.Len(uint(cap(b.data))) - 1 - minBlockBits

@@ -72,27 +72,23 @@ func (k *socket) read() (more bool) {
 	case c.dead:
 		return k.discard()
 	}
-	var n, room int
+	var n int
 	var err error
+	buf := c.space()
 	if !k.unfinished {
-		buf := c.space()
-		room = len(buf)
 		n, err = rawRead(k.fd, buf)
 	}
-	switch err {
-	case syscall.EAGAIN:
+	if err == syscall.EAGAIN || err == syscall.EINTR {
 		c.rest()
-		return false
-	case syscall.EINTR:
-		return true
+		return err == syscall.EINTR
 	}
 	s.do(func() { k.step(n, err) })
 	if n > batchable || len(s.core.borrowers) > 0 {
 		s.flush()
 	}
 	c.rest()
-	// What came while all of the last read was being understood has not been looked for, hence n == room.
-	return k.fd >= 0 && (k.unfinished || n == room || k.over || c.dead)
+	// What came while all of the last read was being understood has not been looked for, hence n == len(buf).
+	return k.fd >= 0 && (k.unfinished || n == len(buf) || k.over || c.dead)
 }
 
 func (k *socket) step(n int, err error) {
@@ -112,9 +108,7 @@ func (k *socket) step(n int, err error) {
 
 // discard reads what comes after the connection's end.
 func (k *socket) discard() (more bool) {
-	buf := readBuffers.Get().(*[readBuffer]byte)
-	defer readBuffers.Put(buf)
-	n, err := rawRead(k.fd, buf[:])
+	n, err := rawRead(k.fd, k.conn.core.readBuffer)
 	switch {
 	case err == syscall.EAGAIN:
 		return false

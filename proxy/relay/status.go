@@ -30,6 +30,9 @@ func (d dialect) isWeb() bool { return d >= grpcWeb }
 // dialectOf is what a content-type stands for. GRPC's is application/grpc, and behind it nothing, a subtype or
 // parameters; what goes on otherwise is another protocol.
 func dialectOf(contentType string) dialect {
+	if contentType == "application/grpc" { // nearly all
+		return grpcHTTP2
+	}
 	media, _, _ := strings.Cut(contentType, ";")
 	name, _, _ := strings.Cut(media, "+")
 	switch name = strings.Trim(name, " \t"); {
