@@ -72,10 +72,11 @@ func (k *socket) read() (more bool) {
 	case c.dead:
 		return k.discard()
 	}
-	var n int
+	var n, room int
 	var err error
 	buf := c.space()
 	if !k.unfinished {
+		room = len(buf)
 		n, err = rawRead(k.fd, buf)
 	}
 	if err == syscall.EAGAIN || err == syscall.EINTR {
@@ -87,8 +88,8 @@ func (k *socket) read() (more bool) {
 		s.flush()
 	}
 	c.rest()
-	// What came while all of the last read was being understood has not been looked for, hence n == len(buf).
-	return k.fd >= 0 && (k.unfinished || n == len(buf) || k.over || c.dead)
+	// What came while all of the last read was being understood has not been looked for, hence n == room.
+	return k.fd >= 0 && (k.unfinished || n == room || k.over || c.dead)
 }
 
 func (k *socket) step(n int, err error) {
