@@ -180,6 +180,7 @@ func TestConnectionsThatComeToNothing(t *testing.T) {
 		{"greets and goes away", 1, func(c net.Conn) {
 			greet(c, 0)
 			http2.NewFramer(c, nil).WriteGoAway(0, http2.ErrCodeNo, []byte("go elsewhere"))
+			time.Sleep(time.Millisecond) // or what is written to it may fail before that is read
 		}, `GOAWAY NO_ERROR "go elsewhere"`},
 		{"greets and breaks the protocol", 1, func(c net.Conn) {
 			greet(c, 0)
