@@ -49,8 +49,13 @@ func parseHostPort(addr string) (netip.Addr, error) {
 	if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
 		return netip.Addr{}, fmt.Errorf("address %q: port %q is not a number from 1 to 65535", addr, port)
 	}
-	ip, err := netip.ParseAddr(host)
-	if err == nil {
+	if ip, err := netip.ParseAddr(host); err == nil {
+		if ip.Zone() != "" {
+			err = validateName("zone", ip.Zone())
+		}
+		if err != nil {
+			return netip.Addr{}, fmt.Errorf("address %q: %w", addr, err)
+		}
 		return ip, nil
 	}
 	if err := validateHost(host); err != nil {
