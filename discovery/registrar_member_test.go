@@ -70,40 +70,28 @@ func TestRegistrarStartsAndStopsBesideAFrozenMember(t *testing.T) {
 	t.Parallel()
 	etcd := newRegistry(t)
 	frozen := etcdtest.Forward(t, etcd.endpoint)
-	frozen.Stall()
-	for range 4 { // whichever is asked first
-		client := etcdClient(t, discovery.EtcdConfig{
-			Endpoints: []string{frozen.Endpoint(), etcd.endpoint}, DialTimeout: 3 * time.Second,
-		})
-		r, err := discovery.NewRegistrar(client, "hello", testInstance, discovery.RegistrarOptions{TTL: testTTL})
-		if err != nil {
-			t.Fatal(err)
+	for _, freeze := range []struct{ beforeStart, beforeStop func() }{
+		{frozen.Stall, func() {}},
+		{func() {}, frozen.Stall},
+	} {
+		for range 4 { // whichever member is asked first
+			freeze.beforeStart()
+			client := etcdClient(t, discovery.EtcdConfig{
+				Endpoints: []string{frozen.Endpoint(), etcd.endpoint}, DialTimeout: 3 * time.Second,
+			})
+			r, err := discovery.NewRegistrar(client, "hello", testInstance, discovery.RegistrarOptions{TTL: testTTL})
+			if err != nil {
+				t.Fatal(err)
+			}
+			r.Start()
+			t.Cleanup(func() { r.Stop(context.Background()) })
+			awaitRegistered(t, r)
+			freeze.beforeStop()
+			if err := r.Stop(t.Context()); err != nil {
+				t.Error(err)
+			}
+			frozen.Resume()
 		}
-		r.Start()
-		t.Cleanup(func() { r.Stop(context.Background()) })
-		awaitRegistered(t, r)
-		if err := r.Stop(t.Context()); err != nil {
-			t.Error(err)
-		}
-	}
-
-	frozen.Resume()
-	for range 4 {
-		client := etcdClient(t, discovery.EtcdConfig{
-			Endpoints: []string{frozen.Endpoint(), etcd.endpoint}, DialTimeout: 3 * time.Second,
-		})
-		r, err := discovery.NewRegistrar(client, "hello", testInstance, discovery.RegistrarOptions{TTL: testTTL})
-		if err != nil {
-			t.Fatal(err)
-		}
-		r.Start()
-		t.Cleanup(func() { r.Stop(context.Background()) })
-		awaitRegistered(t, r)
-		frozen.Stall()
-		if err := r.Stop(t.Context()); err != nil {
-			t.Error(err)
-		}
-		frozen.Resume()
 	}
 }
 
