@@ -42,7 +42,7 @@ func (d *blocking) flush() {
 	if f := d.conn.take(); f != nil {
 		d.buf = f.append(d.buf[:0])
 		f.advance(len(d.buf)) // nothing stands elsewhere any more
-		go d.write() // ends when it is written, or the connection closes
+		go d.write()          // ends when it is written, or the connection closes
 		return
 	}
 	if d.closing && !d.conn.writing && !d.half {
