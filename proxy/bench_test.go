@@ -84,7 +84,7 @@ func (b *bench) call(t testing.TB, r proxy.Request) *proxy.Call {
 	t.Helper()
 	r.Header = metadata.MD{}
 	var c proxy.Call
-	if err := b.Begin(&c, &r); err != nil {
+	if err := b.Begin(&c, &r, time.Now()); err != nil {
 		t.Fatal(err)
 	}
 	return &c

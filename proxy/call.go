@@ -33,7 +33,8 @@ func NewPolicy(services *Directory, m *metrics.Metrics) *Policy {
 func (p *Policy) SetRoutes(routes []Route) { p.router.routes.Store(&routes) }
 
 // A Call is one RPC on its way through the proxy, from Begin to exactly one of End, Fail and Cancel. It
-// belongs to one goroutine at a time, and to its engine, which may use it again for another call.
+// belongs to one goroutine at a time, and to its engine, which may use it again for another call. Whoever calls its
+// methods owns time: an engine that handles many calls at a moment reads the clock once.
 type Call struct {
 	policy   *Policy
 	service  *service
@@ -44,9 +45,9 @@ type Call struct {
 	asked    time.Time // when an endpoint was asked for last
 }
 
-// Begin routes the call. The call must be ended even when it fails.
-func (p *Policy) Begin(c *Call, r *Request) *Error {
-	*c = Call{policy: p, metrics: p.nowhere, start: time.Now()}
+// Begin routes a call that has come now. It must be ended even when that fails.
+func (p *Policy) Begin(c *Call, r *Request, now time.Time) *Error {
+	*c = Call{policy: p, metrics: p.nowhere, start: now}
 	name, version, err := p.router.route(r)
 	if err == nil {
 		c.service, err = p.services.enter(name)
@@ -75,16 +76,12 @@ func (c *Call) Endpoint() *picker.Endpoint { return c.endpoint }
 
 // TryPick chooses the call's endpoint from those that are connected now. If there is none but one may come,
 // it returns a channel that is closed when it is worth trying again; how long in all is WaitTimeout's to say.
-func (c *Call) TryPick() (again <-chan struct{}, _ *Error) {
+func (c *Call) TryPick(now time.Time) (again <-chan struct{}, _ *Error) {
 	g := c.service.pool.Current()
 	if c.metrics == c.policy.nowhere {
 		c.move(c.service.seriesOr(c.policy.nowhere))
 	}
-	if c.asked.IsZero() {
-		c.asked = c.start // just now: a call is picked for as soon as it has begun
-	} else {
-		c.asked = time.Now()
-	}
+	c.asked = now
 	if c.endpoint = g.Pick(c.version); c.endpoint != nil {
 		return nil, nil
 	}
@@ -95,7 +92,7 @@ func (c *Call) TryPick() (again <-chan struct{}, _ *Error) {
 		return nil, errUnknownService(c.service.name)
 	}
 	// For a moment there may be none, as when the only one is restarted.
-	if a := g.Available(c.version); a.Serving == 0 && time.Since(a.ServedUntil) >= c.WaitTimeout() {
+	if a := g.Available(c.version); a.Serving == 0 && now.Sub(a.ServedUntil) >= c.WaitTimeout() {
 		return nil, errNoInstances(c.service.name, c.version, a, g.Poisoned, 0)
 	}
 	return g.Changed(), nil
@@ -150,7 +147,7 @@ func (c *Call) WaitedTooLong() *Error {
 
 // Pick chooses the call's endpoint and waits for one to connect if it must. Ctx is the call's.
 func (c *Call) Pick(ctx context.Context) error {
-	again, err := c.TryPick()
+	again, err := c.TryPick(time.Now())
 	if err != nil {
 		return err
 	}
@@ -168,7 +165,7 @@ func (c *Call) Pick(ctx context.Context) error {
 		case <-ctx.Done():
 			return c.Interrupted(ctx, since, c.Awaits())
 		}
-		if again, err = c.TryPick(); err != nil {
+		if again, err = c.TryPick(time.Now()); err != nil {
 			return err
 		}
 		if again == nil {
@@ -205,20 +202,19 @@ func (c *Call) Retry() {
 }
 
 // End ends the call with the backend's status.
-func (c *Call) End(code codes.Code) { c.end(code, metrics.FromBackend) }
+func (c *Call) End(code codes.Code, now time.Time) { c.end(code, metrics.FromBackend, now) }
 
 // Fail ends the call with a status of the proxy's own.
-func (c *Call) Fail(err *Error) {
+func (c *Call) Fail(err *Error, now time.Time) {
 	c.metrics.CallFailed(string(err.Reason))
-	c.end(err.Code, metrics.FromProxy)
+	c.end(err.Code, metrics.FromProxy, now)
 }
 
 // Cancel ends a call that its caller has given up.
-func (c *Call) Cancel() { c.end(codes.Canceled, metrics.FromProxy) }
+func (c *Call) Cancel(now time.Time) { c.end(codes.Canceled, metrics.FromProxy, now) }
 
-func (c *Call) end(code codes.Code, origin metrics.Origin) {
-	took := time.Since(c.start)
-	now := c.start.Add(took) // for half of what time.Now costs, which asks for the time of day as well
+func (c *Call) end(code codes.Code, origin metrics.Origin, now time.Time) {
+	took := now.Sub(c.start)
 	if c.endpoint != nil {
 		c.endpoint.End(code, now.Sub(c.asked), now)
 	}

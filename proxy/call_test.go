@@ -28,13 +28,13 @@ func (b *bench) reasonOf(t *testing.T, ctx context.Context) (proxy.Reason, time.
 	err := c.Pick(ctx)
 	var own *proxy.Error
 	if !errors.As(err, &own) {
-		c.Cancel()
+		c.Cancel(time.Now())
 		t.Fatalf("error = %v, want one of the proxy's own", err)
 	}
 	if !strings.Contains(own.Message, `"hello"`) {
 		t.Errorf("message does not name the service: %s", own.Message)
 	}
-	c.Fail(own)
+	c.Fail(own, time.Now())
 	return own.Reason, time.Since(start)
 }
 
@@ -114,7 +114,7 @@ func TestAMomentWithoutInstances(t *testing.T) {
 				if err := <-picked; err != nil {
 					t.Fatalf("a moment without instances fails the call: %v", err)
 				}
-				call.End(codes.OK)
+				call.End(codes.OK, time.Now())
 
 				b.source.publish("hello", c.without...)
 				if got, after := b.reasonOf(t, t.Context()); got != proxy.NoInstances || after != wait {
@@ -145,14 +145,14 @@ func TestACallWaitsForAnEndpointToConnect(t *testing.T) {
 		if got := c.Endpoint().Addr(); got != "10.0.0.1:1" {
 			t.Errorf("picked %s", got)
 		}
-		c.End(codes.OK)
+		c.End(codes.OK, time.Now())
 	})
 }
 
 // A name that is a caller's invention makes no series, and people see what becomes of its calls all the same.
 func TestCallsOfAnUnknownServiceShow(t *testing.T) {
 	b := newBench(t)
-	b.call(t, toHello).Cancel()
+	b.call(t, toHello).Cancel(time.Now())
 	b.source.publish("hello")
 	if got, _ := b.reasonOf(t, t.Context()); got != proxy.UnknownService {
 		t.Fatalf("failed with %s, want unknown_service", got)
@@ -181,7 +181,7 @@ func TestAnInstanceIsJudgedByItsOwnTime(t *testing.T) {
 				t.Fatal(err)
 			}
 			time.Sleep(20 * time.Millisecond)
-			c.End(codes.OK)
+			c.End(codes.OK, time.Now())
 		}
 		s, _ := b.services.ServiceStatus("hello")
 		if s.Recent == nil || s.Recent.P99Seconds < 0.7 {
@@ -225,7 +225,7 @@ func TestWhatEndsAWaitingCall(t *testing.T) {
 				ctx, cancel := c.ctx(t.Context())
 				defer cancel()
 				call := b.call(t, toHello)
-				defer call.Cancel()
+				defer call.Cancel(time.Now())
 				if err := call.Pick(ctx); !c.check(err) {
 					t.Errorf("error = %v", err)
 				}
@@ -269,7 +269,7 @@ func TestWhatAWaitingCallSays(t *testing.T) {
 					ctx, cancel := context.WithTimeout(t.Context(), timeout)
 					defer cancel()
 					call := b.call(t, toHello)
-					defer call.Cancel()
+					defer call.Cancel(time.Now())
 					c.happens(b)
 					if err := call.Pick(ctx); !strings.Contains(fmt.Sprint(err), want) {
 						t.Errorf("error = %v, want %q", err, want)
@@ -285,12 +285,12 @@ func TestCallsAreCountedWhereTheyEnd(t *testing.T) {
 	c := b.call(t, toHello) // its name is not known yet
 	b.source.publish("hello", instance("10.0.0.1:1", ""))
 	b.connect("10.0.0.1:1")
-	c.Cancel()
+	c.Cancel(time.Now())
 	c = b.call(t, toHello)
 	if err := c.Pick(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	c.End(codes.NotFound)
+	c.End(codes.NotFound, time.Now())
 	want := `
 # HELP lbproxy_calls_total Calls ended, by gRPC status code and by who made the status: the backend or the proxy.
 # TYPE lbproxy_calls_total counter
@@ -312,7 +312,7 @@ lbproxy_endpoint_calls_total{code="NotFound",endpoint="10.0.0.1:1",service="hell
 
 func TestACallAllocatesNothing(t *testing.T) {
 	b := newBench(t)
-	b.call(t, toHello).Cancel()
+	b.call(t, toHello).Cancel(time.Now())
 	b.source.publish("hello", instance("10.0.0.1:1", ""))
 	b.connect("10.0.0.1:1")
 	b.SetRoutes([]proxy.Route{
@@ -327,13 +327,13 @@ func TestACallAllocatesNothing(t *testing.T) {
 	} {
 		var c proxy.Call
 		once := func() {
-			if err := b.Begin(&c, &r); err != nil {
+			if err := b.Begin(&c, &r, time.Now()); err != nil {
 				t.Fatal(err)
 			}
-			if _, err := c.TryPick(); err != nil || c.Endpoint() == nil {
+			if _, err := c.TryPick(time.Now()); err != nil || c.Endpoint() == nil {
 				t.Fatal("not picked:", err)
 			}
-			c.End(codes.OK)
+			c.End(codes.OK, time.Now())
 		}
 		once()
 		if n := testing.AllocsPerRun(100, once); n != 0 {
@@ -344,14 +344,15 @@ func TestACallAllocatesNothing(t *testing.T) {
 
 func BenchmarkCall(bb *testing.B) {
 	b := newBench(bb)
-	b.call(bb, toHello).Cancel()
+	b.call(bb, toHello).Cancel(time.Now())
 	b.source.publish("hello", instance("10.0.0.1:1", ""))
 	b.connect("10.0.0.1:1")
 	bb.ReportAllocs()
 	var c proxy.Call
+	now := time.Now()
 	for bb.Loop() {
-		b.Begin(&c, &toHello)
-		c.TryPick()
-		c.End(codes.OK)
+		b.Begin(&c, &toHello, now)
+		c.TryPick(now)
+		c.End(codes.OK, now)
 	}
 }

@@ -24,15 +24,15 @@ func TestAnIdleServiceIsReleased(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBench(t)
 		b.services.Configure(map[string]proxy.ServiceConfig{"listed": {Policy: picker.Random}})
-		b.call(t, proxy.Request{Service: "idle"}).Cancel()
-		b.call(t, proxy.Request{Service: "busy"}).Cancel()
+		b.call(t, proxy.Request{Service: "idle"}).Cancel(time.Now())
+		b.call(t, proxy.Request{Service: "busy"}).Cancel(time.Now())
 		long := b.call(t, proxy.Request{Service: "long"})
 		b.source.publish("idle", instance("10.0.0.1:1", ""))
 		idle := b.source.watch("idle")
 
 		for range 12 {
 			time.Sleep(time.Minute)
-			b.call(t, proxy.Request{Service: "busy"}).Cancel()
+			b.call(t, proxy.Request{Service: "busy"}).Cancel(time.Now())
 		}
 		<-idle.ended
 		if got, want := b.watched(), []string{"busy", "listed", "long"}; !slices.Equal(got, want) {
@@ -41,9 +41,9 @@ func TestAnIdleServiceIsReleased(t *testing.T) {
 		if n := testutil.CollectAndCount(b.reg, "lbproxy_endpoint_weight"); n != 0 {
 			t.Errorf("%d series of the released service's endpoints, want 0", n)
 		}
-		long.Cancel()
+		long.Cancel(time.Now())
 
-		b.call(t, proxy.Request{Service: "idle"}).Cancel() // comes back at the next call
+		b.call(t, proxy.Request{Service: "idle"}).Cancel(time.Now()) // comes back at the next call
 		b.source.publish("idle", instance("10.0.0.1:1", ""))
 		if s, ok := b.services.ServiceStatus("idle"); !ok || len(s.Instances) != 1 {
 			t.Errorf("status = %+v, %v, want one instance", s, ok)
@@ -55,7 +55,7 @@ func TestAnIdleServiceIsReleased(t *testing.T) {
 func TestAServiceComesBackWhileItIsReleased(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBench(t)
-		b.call(t, proxy.Request{Service: "hello"}).Cancel()
+		b.call(t, proxy.Request{Service: "hello"}).Cancel(time.Now())
 		b.source.publish("hello", instance("10.0.0.1:1", ""))
 		linger := make(chan struct{})
 		b.source.endLate(linger)
@@ -64,7 +64,7 @@ func TestAServiceComesBackWhileItIsReleased(t *testing.T) {
 			t.Fatalf("watched = %v, want none", got)
 		}
 
-		b.call(t, proxy.Request{Service: "hello"}).Cancel()
+		b.call(t, proxy.Request{Service: "hello"}).Cancel(time.Now())
 		published := make(chan struct{})
 		go func() {
 			b.source.publish("hello", instance("10.0.0.1:1", ""))
@@ -87,16 +87,16 @@ func TestOnDemandServicesAreBounded(t *testing.T) {
 	b := newBench(t)
 	b.services.Configure(map[string]proxy.ServiceConfig{"listed": {Policy: picker.Random}})
 	for _, name := range []string{"a", "b", "c"} {
-		b.call(t, proxy.Request{Service: name}).Cancel()
+		b.call(t, proxy.Request{Service: name}).Cancel(time.Now())
 	}
 	var c proxy.Call
-	err := b.Begin(&c, &proxy.Request{Service: "d"})
+	err := b.Begin(&c, &proxy.Request{Service: "d"}, time.Now())
 	if err == nil || err.Reason != proxy.Limit || err.Code != codes.ResourceExhausted {
 		t.Fatalf("error = %v, want limit", err)
 	}
-	c.Fail(err)
-	b.call(t, proxy.Request{Service: "a"}).Cancel()
-	b.call(t, proxy.Request{Service: "listed"}).Cancel()
+	c.Fail(err, time.Now())
+	b.call(t, proxy.Request{Service: "a"}).Cancel(time.Now())
+	b.call(t, proxy.Request{Service: "listed"}).Cancel(time.Now())
 }
 
 func TestTheConfigurationListsServices(t *testing.T) {
@@ -122,7 +122,7 @@ func TestAServiceThatCannotBeWatchedFailsItsCalls(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBench(t)
 		c := b.call(t, proxy.Request{Service: "broken"})
-		defer c.Cancel()
+		defer c.Cancel(time.Now())
 		if err, _ := c.Pick(t.Context()).(*proxy.Error); err == nil || err.Reason != proxy.DiscoveryUnavailable {
 			t.Errorf("error = %v, want discovery_unavailable", err)
 		}
@@ -133,10 +133,10 @@ func TestAfterCloseNoServiceIsStarted(t *testing.T) {
 	b := newBench(t)
 	b.services.Close()
 	var c proxy.Call
-	if err := b.Begin(&c, &proxy.Request{Service: "late"}); err == nil || err.Reason != proxy.Draining {
+	if err := b.Begin(&c, &proxy.Request{Service: "late"}, time.Now()); err == nil || err.Reason != proxy.Draining {
 		t.Errorf("error = %v, want draining", err)
 	} else {
-		c.Fail(err)
+		c.Fail(err, time.Now())
 	}
 	b.services.Configure(map[string]proxy.ServiceConfig{"late": {Policy: picker.Random}})
 	if got := b.watched(); got != nil {

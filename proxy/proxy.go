@@ -3,11 +3,11 @@
 //
 // It is written once, above the engines, which only move bytes. For each call an engine does
 //
-//	p.Begin(&call, &request)      route: which service
+//	p.Begin(&call, &request, now) route: which service
 //	call.Pick(ctx)                pick: which endpoint, waiting a little for one to connect
 //	   ... relays the call through call.Endpoint(), or call.Unpick() and picks again ...
-//	call.End(code)                the backend's status, or
-//	call.Fail(err)                the proxy's own
+//	call.End(code, now)           the backend's status, or
+//	call.Fail(err, now)           the proxy's own
 //
 // It leaves to others which instances exist (package discovery), whose turn it is (package picker), and
 // everything that happens on a connection (packages proxy/relay and proxy/grpcengine) and before (proxy/transport).

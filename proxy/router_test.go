@@ -60,18 +60,18 @@ func TestRouting(t *testing.T) {
 			}
 			c.req.Listener = "127.0.0.1:7070"
 			var call proxy.Call
-			err := b.Begin(&call, &c.req)
+			err := b.Begin(&call, &c.req, time.Now())
 			if c.service == "" {
 				if err == nil || err.Reason != proxy.NoRoute || err.Code != codes.Unimplemented || !strings.Contains(err.Message, c.req.Method) {
 					t.Fatalf("error = %v, want no_route that names the method", err)
 				}
-				call.Fail(err)
+				call.Fail(err, time.Now())
 				return
 			}
 			if err != nil {
 				t.Fatal(err)
 			}
-			defer call.Cancel()
+			defer call.Cancel(time.Now())
 			if call.Service() != c.service {
 				t.Errorf("service = %q, want %q", call.Service(), c.service)
 			}
@@ -102,11 +102,11 @@ func TestNoRouteForReflection(t *testing.T) {
 	} {
 		for _, service := range []string{"", "no such/name"} {
 			var call proxy.Call
-			err := b.Begin(&call, &proxy.Request{Method: method, Service: service, Header: metadata.MD{}})
+			err := b.Begin(&call, &proxy.Request{Method: method, Service: service, Header: metadata.MD{}}, time.Now())
 			if err == nil || err.Reason != proxy.NoRoute || err.Code != want {
 				t.Errorf("%s, service %q: %v, want no_route of code %s", method, service, err, want)
 			}
-			call.Fail(err)
+			call.Fail(err, time.Now())
 		}
 	}
 }
@@ -118,11 +118,11 @@ func TestNoRouteForLongNames(t *testing.T) {
 	for _, r := range []proxy.Request{{Method: long, Authority: long}, {Method: long, Service: long}, {Authority: "x" + long}} {
 		r.Header = metadata.MD{}
 		var call proxy.Call
-		err := b.Begin(&call, &r)
+		err := b.Begin(&call, &r, time.Now())
 		if err == nil || err.Reason != proxy.NoRoute || len(err.Message) > 2000 {
 			t.Errorf("the message has %d bytes: %.100s", len(err.Message), err)
 		}
-		call.Fail(err)
+		call.Fail(err, time.Now())
 	}
 }
 
@@ -142,7 +142,7 @@ func TestAServicesVersionHoldsForCallsThatNameNone(t *testing.T) {
 			if got := call.Endpoint().Addr(); got != want {
 				t.Errorf("asked for version %q, picked %s, want %s", asked, got, want)
 			}
-			call.End(codes.OK)
+			call.End(codes.OK, time.Now())
 		}
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -48,7 +49,7 @@ func (f *front) relay(srv any, stream grpc.ServerStream, info *grpc.StreamServer
 		Service:   first(md[proxy.ServiceKey]),
 		Version:   first(md[proxy.VersionKey]),
 		Header:    md,
-	})
+	}, time.Now())
 	if err != nil {
 		return c.fail(err)
 	}
@@ -159,14 +160,14 @@ func (c *call) finish(err error) error {
 		if errors.As(err, &own) {
 			return c.fail(own)
 		}
-		c.Cancel()
+		c.Cancel(time.Now())
 		return status.FromContextError(err).Err()
 	}
 	if ended := c.status.Load(); ended != nil {
 		return c.broken(*ended)
 	}
 	// The caller's stream failed and its context is about to say so.
-	c.Cancel()
+	c.Cancel(time.Now())
 	return err
 }
 
@@ -191,7 +192,7 @@ func (c *call) pass(ended error) error {
 	if e := c.Endpoint(); e != nil {
 		e.Conn().(*conn).serves()
 	}
-	c.End(status.Code(ended))
+	c.End(status.Code(ended), time.Now())
 	return ended
 }
 
@@ -210,7 +211,7 @@ func (c *call) broken(cause error) error {
 
 // fail ends the call with a status of the proxy's own.
 func (c *call) fail(err *proxy.Error) error {
-	c.Fail(err)
+	c.Fail(err, time.Now())
 	c.caller.SetTrailer(metadata.Pairs(proxy.ErrorTrailer, string(err.Reason)))
 	return status.Error(err.Code, err.Message)
 }

@@ -168,7 +168,7 @@ func TestDefectInATimer(t *testing.T) {
 		call, st.call = st.call, proxy.Call{} // which panics
 		c.timers.set(&st.timer, c.now)
 	})
-	defer call.Cancel()
+	defer call.Cancel(time.Now())
 	s.shard().enter(s.shard().expire)
 	bad.awaitEnd()
 	good.unharmed()

@@ -167,7 +167,7 @@ func (c *core) begin(st *stream, f *front) {
 			}
 		}
 	}
-	if err := f.policy.Begin(&st.call, r); err != nil {
+	if err := f.policy.Begin(&st.call, r, st.began); err != nil {
 		st.fail(c, err)
 		return
 	}

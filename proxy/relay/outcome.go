@@ -19,7 +19,7 @@ func (st *stream) settle() {
 	}
 	if !st.ended {
 		st.ended = true
-		st.call.End(st.code)
+		st.call.End(st.code, st.owner.core.now)
 	}
 	st.owner.completed()
 	// A response that is complete before its request ends the stream without an error (RFC 9113, section 8.1).
@@ -73,9 +73,9 @@ func (st *stream) cancelled(c *core) {
 	if !st.ended {
 		st.ended = true
 		if st.rejected() {
-			st.call.End(st.code)
+			st.call.End(st.code, c.now)
 		} else {
-			st.call.Cancel()
+			st.call.Cancel(c.now)
 		}
 	}
 	st.close(backend, h2.Cancel)
@@ -93,7 +93,7 @@ func (st *stream) refused(c *core, code h2.ErrCode) {
 		return
 	}
 	st.ended = true
-	st.call.End(status)
+	st.call.End(status, c.now)
 	st.close(caller, code)
 	c.release(st)
 }
@@ -125,7 +125,7 @@ func (st *stream) fail(c *core, err *proxy.Error) {
 	delete(c.waiting, st)
 	if !st.ended {
 		st.ended = true
-		st.call.Fail(err)
+		st.call.Fail(err, c.now)
 	}
 	c.timers.remove(&st.timer)
 	st.close(backend, h2.Cancel)

@@ -91,7 +91,7 @@ const (
 // pick chooses an endpoint and opens the call there, or waits for one.
 func (st *stream) pick(c *core) {
 	for skips := 0; ; skips++ {
-		again, err := st.call.TryPick()
+		again, err := st.call.TryPick(c.now)
 		switch {
 		case err != nil:
 			st.fail(c, err)
