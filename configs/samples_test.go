@@ -357,9 +357,13 @@ func TestAlertsFire(t *testing.T) {
 func families(t *testing.T) []string {
 	t.Helper()
 	r := &described{Registerer: prometheus.NewRegistry()}
-	m := metrics.New(r, "test")
-	m.Relay(1, 1)
-	m.Descriptors()
+	metrics.RegisterBuild(r, "test")
+	metrics.NewConfig(r)
+	metrics.NewDiscovery(r)
+	metrics.NewEndpoints(r)
+	metrics.NewCalls(r)
+	metrics.NewRelay(r, 1, 1)
+	metrics.NewDescriptors(r)
 	if len(r.names) == 0 {
 		t.Fatal("no series found")
 	}

@@ -21,7 +21,7 @@ import (
 type Etcd struct {
 	// Immutable:
 	client  *EtcdClient
-	metrics *metrics.Metrics
+	metrics *metrics.Discovery
 	log     *zap.Logger
 	limits  etcdLimits
 	contact *contact
@@ -55,7 +55,7 @@ type etcdLimits struct {
 func (l *etcdLimits) silence() time.Duration { return l.progress + l.answer }
 
 // NewEtcd returns the source of what is registered through client.
-func NewEtcd(client *EtcdClient, m *metrics.Metrics, log *zap.Logger) *Etcd {
+func NewEtcd(client *EtcdClient, m *metrics.Discovery, log *zap.Logger) *Etcd {
 	return newEtcd(client, m, log, etcdLimits{
 		progress:     10 * time.Second,
 		answer:       5 * time.Second,
@@ -69,7 +69,7 @@ func NewEtcd(client *EtcdClient, m *metrics.Metrics, log *zap.Logger) *Etcd {
 	})
 }
 
-func newEtcd(client *EtcdClient, m *metrics.Metrics, log *zap.Logger, limits etcdLimits) *Etcd {
+func newEtcd(client *EtcdClient, m *metrics.Discovery, log *zap.Logger, limits etcdLimits) *Etcd {
 	return &Etcd{
 		client: client, metrics: m, log: log, limits: limits,
 		contact: newContact(log), slots: make(chan struct{}, limits.reads),

@@ -40,7 +40,7 @@ func newSource(t testing.TB, cfg discovery.EtcdConfig, limits discovery.EtcdLimi
 	}
 	t.Cleanup(func() { client.Close() })
 	registry := prometheus.NewRegistry()
-	s := &source{discovery.NewEtcd(client, metrics.New(registry, "test"), zap.New(core)), registry, logs}
+	s := &source{discovery.NewEtcd(client, metrics.NewDiscovery(registry), zap.New(core)), registry, logs}
 	s.Limit(limits)
 	return s
 }

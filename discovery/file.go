@@ -29,7 +29,7 @@ var errFileClosed = errors.New("file source is closed")
 type File struct {
 	// Immutable:
 	path    string
-	metrics *metrics.Metrics
+	metrics *metrics.Discovery
 	log     *zap.Logger
 	end     context.CancelFunc
 	ended   chan struct{} // closed when watch has returned
@@ -51,7 +51,7 @@ type fileState struct {
 
 // NewFile reads the file at path and watches it until Close. A file that is missing or broken is logged, and
 // waited for.
-func NewFile(path string, m *metrics.Metrics, log *zap.Logger) *File {
+func NewFile(path string, m *metrics.Discovery, log *zap.Logger) *File {
 	return newFile(path, m, log, filewatch.DefaultPoll)
 }
 
@@ -65,7 +65,7 @@ func CheckFile(path string) error {
 	return err
 }
 
-func newFile(path string, m *metrics.Metrics, log *zap.Logger, poll time.Duration) *File {
+func newFile(path string, m *metrics.Discovery, log *zap.Logger, poll time.Duration) *File {
 	ctx, end := context.WithCancel(context.Background())
 	f := &File{
 		path: path, metrics: m, log: log.With(zap.String("file", path)),
@@ -157,10 +157,10 @@ func (f *File) load() {
 func (f *File) report(old, s *fileState) {
 	switch {
 	case s.err != nil && (old.err == nil || old.err.Error() != s.err.Error()):
-		f.metrics.DiscoveryFileFailed()
+		f.metrics.FileFailed()
 		f.log.Error("services file cannot be used; what was known before stays", zap.Int64("revision", s.revision), zap.Error(s.err))
 	case s.err == nil && (s.revision > old.revision || old.err != nil):
-		f.metrics.DiscoveryFileLoaded()
+		f.metrics.FileLoaded()
 		instances := 0
 		for _, of := range s.services {
 			instances += len(of)

@@ -43,7 +43,7 @@ func startFile(t *testing.T, path string, poll time.Duration) *fileTest {
 	leaks := goleak.IgnoreCurrent()
 	core, logs := observer.New(zapcore.InfoLevel)
 	f := &fileTest{t: t, path: path, reg: prometheus.NewRegistry(), logs: logs}
-	f.File = discovery.NewFileWithPoll(path, metrics.New(f.reg, "test"), zap.New(core), poll)
+	f.File = discovery.NewFileWithPoll(path, metrics.NewDiscovery(f.reg), zap.New(core), poll)
 	t.Cleanup(func() {
 		f.Close()
 		goleak.VerifyNone(t, leaks)

@@ -1,7 +1,6 @@
 package metrics
 
 import (
-	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -25,51 +24,69 @@ func (o Origin) String() string {
 	return "backend"
 }
 
-// numCodes counts gRPC's codes and one more, for numbers that are none of them.
-const numCodes = int(codes.Unauthenticated) + 2
-
-func codeIndex(c codes.Code) int { return int(min(c, codes.Code(numCodes-1))) }
-
-func codeLabel(i int) string {
-	if i == numCodes-1 {
-		return "other"
-	}
-	return codes.Code(i).String()
+// durationBuckets are the bounds that gRFC A66 sets for call durations, in seconds.
+var durationBuckets = []float64{
+	0, 0.00001, 0.00005, 0.0001, 0.0003, 0.0006, 0.0008, 0.001, 0.002, 0.003, 0.004, 0.005, 0.006, 0.008,
+	0.01, 0.013, 0.016, 0.02, 0.025, 0.03, 0.04, 0.05, 0.065, 0.08, 0.1, 0.13, 0.16, 0.2, 0.25, 0.3, 0.4,
+	0.5, 0.65, 0.8, 1, 2, 5, 10, 20, 50, 100,
 }
 
-// lazyCounter is a counter that has no series until it counts something.
-type lazyCounter struct {
-	c atomic.Pointer[prometheus.Counter]
+// Calls is the families of calls as callers see them.
+type Calls struct {
+	ended    *prometheus.CounterVec
+	duration *prometheus.HistogramVec
+	inFlight *prometheus.GaugeVec
+	retries  *prometheus.CounterVec
+	errors   *prometheus.CounterVec
 }
 
-func (l *lazyCounter) inc(resolve func() prometheus.Counter) {
-	c := l.c.Load()
-	if c == nil {
-		made := resolve()
-		c = &made
-		l.c.Store(c)
+// NewCalls registers the families of calls.
+func NewCalls(reg prometheus.Registerer) *Calls {
+	c := &Calls{
+		ended: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "lbproxy_calls_total",
+			Help: "Calls ended, by gRPC status code and by who made the status: the backend or the proxy.",
+		}, []string{"service", "code", "origin"}),
+		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name:    "lbproxy_call_duration_seconds",
+			Help:    "Time from a call's arrival to its end, as the proxy saw it.",
+			Buckets: durationBuckets,
+		}, []string{"service"}),
+		inFlight: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "lbproxy_calls_in_flight",
+			Help: "Calls that have arrived and not ended, waiting ones included.",
+		}, []string{"service"}),
+		retries: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "lbproxy_call_retries_total",
+			Help: "How often calls were sent to another endpoint, because the first provably did not begin them.",
+		}, []string{"service"}),
+		errors: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "lbproxy_errors_total",
+			Help: "Calls that the proxy itself failed, by the reason it gave in the trailer lbproxy-error.",
+		}, []string{"service", "reason"}),
 	}
-	(*c).Inc()
+	reg.MustRegister(c.ended, c.duration, c.inFlight, c.retries, c.errors)
+	return c
 }
 
 // Service is the handles of one service's series. CallStarted and CallEnded are for the call path: they take
 // no lock and, once a code has been seen, allocate nothing.
 type Service struct {
-	m        *Metrics
+	of       *Calls
 	name     string
-	calls    [numCodes][numOrigins]lazyCounter
+	ended    [numCodes][numOrigins]lazyCounter
 	duration prometheus.Observer
 	inFlight prometheus.Gauge
 	retries  prometheus.Counter
 }
 
 // Service returns new handles for a service.
-func (m *Metrics) Service(name string) *Service {
+func (c *Calls) Service(name string) *Service {
 	return &Service{
-		m: m, name: name,
-		duration: m.callDuration.WithLabelValues(name),
-		inFlight: m.callsInFlight.WithLabelValues(name),
-		retries:  m.retries.WithLabelValues(name),
+		of: c, name: name,
+		duration: c.duration.WithLabelValues(name),
+		inFlight: c.inFlight.WithLabelValues(name),
+		retries:  c.retries.WithLabelValues(name),
 	}
 }
 
@@ -83,13 +100,13 @@ func (s *Service) CallMoved() { s.inFlight.Dec() }
 func (s *Service) CallRetried() { s.retries.Inc() }
 
 // CallFailed counts a call that the proxy itself failed, for a reason; CallEnded counts its end.
-func (s *Service) CallFailed(reason string) { s.m.errors.WithLabelValues(s.name, reason).Inc() }
+func (s *Service) CallFailed(reason string) { s.of.errors.WithLabelValues(s.name, reason).Inc() }
 
 // CallEnded counts the end of a call that CallStarted counted.
 func (s *Service) CallEnded(code codes.Code, origin Origin, took time.Duration) {
 	i := codeIndex(code)
-	s.calls[i][origin].inc(func() prometheus.Counter {
-		return s.m.calls.WithLabelValues(s.name, codeLabel(i), origin.String())
+	s.ended[i][origin].inc(func() prometheus.Counter {
+		return s.of.ended.WithLabelValues(s.name, codeLabel(i), origin.String())
 	})
 	s.duration.Observe(seconds(took))
 	s.inFlight.Dec()
@@ -97,15 +114,15 @@ func (s *Service) CallEnded(code codes.Code, origin Origin, took time.Duration) 
 
 // Forget ends the series. The handles must not be used afterwards.
 func (s *Service) Forget() {
-	for i := range s.calls {
+	for i := range s.ended {
 		for o := range numOrigins {
-			if s.calls[i][o].c.Load() != nil {
-				s.m.calls.DeleteLabelValues(s.name, codeLabel(i), o.String())
+			if s.ended[i][o].c.Load() != nil {
+				s.of.ended.DeleteLabelValues(s.name, codeLabel(i), o.String())
 			}
 		}
 	}
-	s.m.callDuration.DeleteLabelValues(s.name)
-	s.m.callsInFlight.DeleteLabelValues(s.name)
-	s.m.retries.DeleteLabelValues(s.name)
-	s.m.errors.DeletePartialMatch(prometheus.Labels{"service": s.name})
+	s.of.duration.DeleteLabelValues(s.name)
+	s.of.inFlight.DeleteLabelValues(s.name)
+	s.of.retries.DeleteLabelValues(s.name)
+	s.of.errors.DeletePartialMatch(prometheus.Labels{"service": s.name})
 }

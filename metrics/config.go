@@ -1,8 +1,6 @@
 package metrics
 
-import (
-	"github.com/prometheus/client_golang/prometheus"
-)
+import "github.com/prometheus/client_golang/prometheus"
 
 // What may come of an attempt to reload the configuration.
 const (
@@ -10,15 +8,17 @@ const (
 	reloadRejected = "rejected"
 )
 
-type configFamilies struct {
+// Config is the series of the configuration's reloads.
+type Config struct {
 	reloads    *prometheus.CounterVec
 	successful prometheus.Gauge
 	succeeded  prometheus.Gauge
 	waiting    prometheus.Gauge
 }
 
-func newConfigFamilies() configFamilies {
-	return configFamilies{
+// NewConfig registers the series of the configuration, which has just been read and is good.
+func NewConfig(reg prometheus.Registerer) *Config {
+	c := &Config{
 		reloads: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "lbproxy_config_reloads_total",
 			Help: "Attempts to reload the configuration, by result: applied or rejected.",
@@ -36,30 +36,26 @@ func newConfigFamilies() configFamilies {
 			Help: "Keys that the configuration read last has changed and that take effect after a restart only.",
 		}),
 	}
+	reg.MustRegister(c.reloads, c.successful, c.succeeded, c.waiting)
+	startAtZero(c.reloads, reloadApplied, reloadRejected)
+	c.accepted()
+	return c
 }
 
-func (f *configFamilies) register(reg prometheus.Registerer) {
-	reg.MustRegister(f.reloads, f.successful, f.succeeded, f.waiting)
-	// From 0 on, because a series that begins at 1 shows no increase.
-	f.reloads.WithLabelValues(reloadApplied)
-	f.reloads.WithLabelValues(reloadRejected)
-	f.accepted()
+func (c *Config) accepted() {
+	c.successful.Set(1)
+	c.succeeded.SetToCurrentTime()
 }
 
-func (f *configFamilies) accepted() {
-	f.successful.Set(1)
-	f.succeeded.SetToCurrentTime()
+// Reloaded counts a reload of a good configuration; waiting is how many of its keys need a restart.
+func (c *Config) Reloaded(waiting int) {
+	c.reloads.WithLabelValues(reloadApplied).Inc()
+	c.accepted()
+	c.waiting.Set(float64(waiting))
 }
 
-// ConfigReloaded counts a reload of a good configuration; waiting is how many of its keys need a restart.
-func (m *Metrics) ConfigReloaded(waiting int) {
-	m.config.reloads.WithLabelValues(reloadApplied).Inc()
-	m.config.accepted()
-	m.config.waiting.Set(float64(waiting))
-}
-
-// ConfigRejected counts a reload of a configuration that cannot be used.
-func (m *Metrics) ConfigRejected() {
-	m.config.reloads.WithLabelValues(reloadRejected).Inc()
-	m.config.successful.Set(0)
+// Rejected counts a reload of a configuration that cannot be used.
+func (c *Config) Rejected() {
+	c.reloads.WithLabelValues(reloadRejected).Inc()
+	c.successful.Set(0)
 }

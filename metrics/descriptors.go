@@ -12,16 +12,14 @@ const (
 	ShortageIdleCaller Shortage = "idle_caller" // an idle caller was asked to leave
 )
 
-var shortages = []Shortage{ShortageAccept, ShortageCaller, ShortageIdleCaller}
-
-// Descriptors is the handles of the series of file descriptors.
+// Descriptors is the series of file descriptors.
 type Descriptors struct {
 	without   prometheus.Gauge
 	shortages *prometheus.CounterVec
 }
 
-// Descriptors publishes the series of file descriptors and returns their handles.
-func (m *Metrics) Descriptors() *Descriptors {
+// NewDescriptors registers the series of file descriptors.
+func NewDescriptors(reg prometheus.Registerer) *Descriptors {
 	d := &Descriptors{
 		without: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "lbproxy_endpoints_without_descriptor",
@@ -32,10 +30,8 @@ func (m *Metrics) Descriptors() *Descriptors {
 			Help: "What the lack of file descriptors has led to: accept (accepting a caller failed and is tried again), caller (one was turned away), idle_caller (one was asked to leave).",
 		}, []string{"cause"}),
 	}
-	m.registry.MustRegister(d.without, d.shortages)
-	for _, s := range shortages {
-		d.shortages.WithLabelValues(string(s)) // from 0 on, because a series that begins at 1 shows no increase
-	}
+	reg.MustRegister(d.without, d.shortages)
+	startAtZero(d.shortages, ShortageAccept, ShortageCaller, ShortageIdleCaller)
 	return d
 }
 

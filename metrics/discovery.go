@@ -1,12 +1,6 @@
 package metrics
 
-import (
-	"sync"
-	"sync/atomic"
-	"time"
-
-	"github.com/prometheus/client_golang/prometheus"
-)
+import "github.com/prometheus/client_golang/prometheus"
 
 // DiscoveryCause is why a service's watch ended, or its instances are listed.
 type DiscoveryCause string
@@ -22,7 +16,8 @@ const (
 	DiscoverySilence    DiscoveryCause = "silence"
 )
 
-type discoveryFamilies struct {
+// Discovery is the families of what is known of services' instances, whatever the source.
+type Discovery struct {
 	instances  *prometheus.GaugeVec
 	unusable   *prometheus.GaugeVec
 	relists    *prometheus.CounterVec
@@ -33,10 +28,13 @@ type discoveryFamilies struct {
 	diverged   prometheus.Counter
 	fileErrors prometheus.Counter
 	fileLoaded prometheus.Gauge
+	watches    watches
 }
 
-func newDiscoveryFamilies() discoveryFamilies {
-	return discoveryFamilies{
+// NewDiscovery registers the families of discovery. Sources may share them.
+func NewDiscovery(reg prometheus.Registerer) *Discovery {
+	d := &Discovery{
+		watches: watches{all: map[*Watch]struct{}{}},
 		instances: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "lbproxy_discovery_instances",
 			Help: "Instances registered, drained ones included.",
@@ -78,160 +76,30 @@ func newDiscoveryFamilies() discoveryFamilies {
 			Help: "1 unless the services file was missing or wrong when it was read last.",
 		}),
 	}
-}
-
-func (f *discoveryFamilies) register(reg prometheus.Registerer, w *watches) {
-	f.fileLoaded.Set(1)
-	reg.MustRegister(f.instances, f.unusable, f.relists, f.resumes, f.audits, f.poisoned, f.mismatched, f.diverged, f.fileErrors, f.fileLoaded,
+	d.fileLoaded.Set(1)
+	reg.MustRegister(
+		d.instances, d.unusable, d.relists, d.resumes, d.audits, d.poisoned, d.mismatched, d.diverged, d.fileErrors, d.fileLoaded,
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "lbproxy_discovery_revision",
 			Help: "Newest registry revision the proxy knows to be reflected in its pools.",
-		}, w.revision),
+		}, d.watches.revision),
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "lbproxy_discovery_staleness_seconds",
 			Help: "Time since the registry last confirmed what the proxy knows, for the service where that is longest ago.",
-		}, w.staleness),
+		}, d.watches.staleness),
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "lbproxy_discovery_unconfirmed_services",
 			Help: "Services of which the registry cannot confirm now what the proxy knows; calls go on to the instances known last.",
-		}, w.unconfirmed),
+		}, d.watches.unconfirmed),
 	)
+	return d
 }
 
-// DiscoveryFileFailed counts a services file that cannot be used.
-func (m *Metrics) DiscoveryFileFailed() {
-	m.discoveryCounts.fileErrors.Inc()
-	m.discoveryCounts.fileLoaded.Set(0)
+// FileFailed counts a services file that cannot be used.
+func (d *Discovery) FileFailed() {
+	d.fileErrors.Inc()
+	d.fileLoaded.Set(0)
 }
 
-// DiscoveryFileLoaded says that the services file could be used.
-func (m *Metrics) DiscoveryFileLoaded() { m.discoveryCounts.fileLoaded.Set(1) }
-
-// Watch is the handles of one service's discovery.
-type Watch struct {
-	m       *Metrics
-	service string
-
-	hasInstances atomic.Bool
-	hasPoisoned  atomic.Bool
-	lost         atomic.Bool
-	confirmedRev atomic.Int64
-	confirmedAt  atomic.Pointer[time.Time]
-}
-
-// Watch returns the handles of a watch that starts now.
-func (m *Metrics) Watch(service string) *Watch {
-	w := &Watch{m: m, service: service}
-	now := time.Now()
-	w.confirmedAt.Store(&now)
-	m.watches.add(w)
-	return w
-}
-
-// Relisted counts a full list.
-func (w *Watch) Relisted(cause DiscoveryCause) {
-	w.m.discoveryCounts.relists.WithLabelValues(string(cause)).Inc()
-}
-
-// Resumed counts a watch that goes on where one before was.
-func (w *Watch) Resumed(cause DiscoveryCause) {
-	w.m.discoveryCounts.resumes.WithLabelValues(string(cause)).Inc()
-}
-
-// Audited counts a comparison with the registry.
-func (w *Watch) Audited() { w.m.discoveryCounts.audits.Inc() }
-
-// Lost notes that the registry cannot confirm the known state, until Confirmed.
-func (w *Watch) Lost() { w.lost.Store(true) }
-
-// Poisoned counts a registry entry that could not be used.
-func (w *Watch) Poisoned() { w.m.discoveryCounts.poisoned.Inc() }
-
-// Mismatched counts a registry entry whose value contradicts its key.
-func (w *Watch) Mismatched() { w.m.discoveryCounts.mismatched.Inc() }
-
-// Diverged counts an audit that found the watched state wrong.
-func (w *Watch) Diverged() { w.m.discoveryCounts.diverged.Inc() }
-
-// Confirmed notes that the registry has just confirmed the known state to be that of revision.
-func (w *Watch) Confirmed(revision int64) {
-	now := time.Now()
-	w.confirmedAt.Store(&now)
-	w.confirmedRev.Store(revision)
-	w.lost.Store(false)
-}
-
-// SetInstances publishes how many instances are registered. A service that never had one gets no series:
-// its name may be a caller's invention.
-func (w *Watch) SetInstances(n int) { w.publish(w.m.discoveryCounts.instances, &w.hasInstances, n) }
-
-// SetPoisoned publishes how many registry entries cannot be used, once there has been one.
-func (w *Watch) SetPoisoned(n int) { w.publish(w.m.discoveryCounts.unusable, &w.hasPoisoned, n) }
-
-func (w *Watch) publish(family *prometheus.GaugeVec, has *atomic.Bool, n int) {
-	if n > 0 {
-		has.Store(true)
-	}
-	if has.Load() {
-		family.WithLabelValues(w.service).Set(float64(n))
-	}
-}
-
-// Forget ends the series.
-func (w *Watch) Forget() {
-	w.m.watches.remove(w)
-	w.m.discoveryCounts.instances.DeleteLabelValues(w.service)
-	w.m.discoveryCounts.unusable.DeleteLabelValues(w.service)
-}
-
-// watches is all watches that run.
-type watches struct {
-	mu  sync.Mutex // protects:
-	all map[*Watch]struct{}
-}
-
-func (ws *watches) add(w *Watch) {
-	ws.mu.Lock()
-	defer ws.mu.Unlock()
-	if ws.all == nil {
-		ws.all = map[*Watch]struct{}{}
-	}
-	ws.all[w] = struct{}{}
-}
-
-func (ws *watches) remove(w *Watch) {
-	ws.mu.Lock()
-	defer ws.mu.Unlock()
-	delete(ws.all, w)
-}
-
-func (ws *watches) revision() float64 {
-	ws.mu.Lock()
-	defer ws.mu.Unlock()
-	var newest int64
-	for w := range ws.all {
-		newest = max(newest, w.confirmedRev.Load())
-	}
-	return float64(newest)
-}
-
-func (ws *watches) staleness() float64 {
-	ws.mu.Lock()
-	defer ws.mu.Unlock()
-	var longest time.Duration
-	for w := range ws.all {
-		longest = max(longest, time.Since(*w.confirmedAt.Load()))
-	}
-	return seconds(longest)
-}
-
-func (ws *watches) unconfirmed() (n float64) {
-	ws.mu.Lock()
-	defer ws.mu.Unlock()
-	for w := range ws.all {
-		if w.lost.Load() {
-			n++
-		}
-	}
-	return n
-}
+// FileLoaded says that the services file could be used.
+func (d *Discovery) FileLoaded() { d.fileLoaded.Set(1) }

@@ -15,7 +15,7 @@ import (
 // series are made of them for each scrape.
 type Endpoint struct {
 	// Immutable:
-	of            *endpoints
+	of            *Endpoints
 	service, addr string
 	joined        time.Time
 
@@ -26,13 +26,6 @@ type Endpoint struct {
 	calls    [numCodes]atomic.Uint64
 	took     atomic.Int64 // by all calls, in nanoseconds
 	recent   RecentCalls
-}
-
-// Endpoint returns the numbers of an endpoint that has joined, which are published until Forget.
-func (m *Metrics) Endpoint(service, addr string) *Endpoint {
-	e := &Endpoint{of: &m.endpoints, service: service, addr: addr, joined: time.Now()}
-	m.endpoints.add(e)
-	return e
 }
 
 // CallStarted counts a call sent to the endpoint.
@@ -67,28 +60,35 @@ func (e *Endpoint) SetReady(ready bool) { e.ready.Store(ready) }
 // Forget ends the series.
 func (e *Endpoint) Forget() { e.of.remove(e) }
 
-// endpoints is the collector of all endpoints' series. Ten thousand endpoints join in one moment, and a scrape
+// Endpoints is the collector of all endpoints' series. Ten thousand endpoints join in one moment, and a scrape
 // comes every few seconds, so it is the scrape that pays for the series.
-type endpoints struct {
+type Endpoints struct {
 	mu  sync.Mutex // protects:
 	all map[endpointLabels]*Endpoint
 }
 
 type endpointLabels struct{ service, addr string }
 
-func (e *Endpoint) labels() endpointLabels { return endpointLabels{e.service, e.addr} }
-
-func (es *endpoints) add(e *Endpoint) {
-	es.mu.Lock()
-	defer es.mu.Unlock()
-	if es.all == nil {
-		es.all = map[endpointLabels]*Endpoint{}
-	}
-	es.all[e.labels()] = e
+// NewEndpoints registers the families of endpoints.
+func NewEndpoints(reg prometheus.Registerer) *Endpoints {
+	es := &Endpoints{all: map[endpointLabels]*Endpoint{}}
+	reg.MustRegister(es)
+	return es
 }
 
+// Join returns the numbers of an endpoint that joins, which are published until Forget.
+func (es *Endpoints) Join(service, addr string) *Endpoint {
+	e := &Endpoint{of: es, service: service, addr: addr, joined: time.Now()}
+	es.mu.Lock()
+	defer es.mu.Unlock()
+	es.all[e.labels()] = e
+	return e
+}
+
+func (e *Endpoint) labels() endpointLabels { return endpointLabels{e.service, e.addr} }
+
 // remove leaves alone an endpoint that has taken e's place: labels must stay unique, or no scrape succeeds.
-func (es *endpoints) remove(e *Endpoint) {
+func (es *Endpoints) remove(e *Endpoint) {
 	es.mu.Lock()
 	defer es.mu.Unlock()
 	if es.all[e.labels()] == e {
@@ -96,7 +96,7 @@ func (es *endpoints) remove(e *Endpoint) {
 	}
 }
 
-func (es *endpoints) list() []*Endpoint {
+func (es *Endpoints) list() []*Endpoint {
 	es.mu.Lock()
 	defer es.mu.Unlock()
 	list := make([]*Endpoint, 0, len(es.all))
@@ -122,14 +122,14 @@ var (
 )
 
 // Describe implements [prometheus.Collector].
-func (es *endpoints) Describe(out chan<- *prometheus.Desc) {
+func (es *Endpoints) Describe(out chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{endpointCalls, endpointSeconds, endpointLoad, endpointWeight, endpointReady, endpointQueue} {
 		out <- d
 	}
 }
 
 // Collect implements [prometheus.Collector].
-func (es *endpoints) Collect(out chan<- prometheus.Metric) {
+func (es *Endpoints) Collect(out chan<- prometheus.Metric) {
 	for _, e := range es.list() {
 		e.collect(out)
 	}

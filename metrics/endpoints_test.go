@@ -20,8 +20,8 @@ var endpointFamilies = []string{
 
 func TestAScrapeTellsWhatEndpointsCounted(t *testing.T) {
 	reg := prometheus.NewRegistry()
-	m := metrics.New(reg, "test")
-	busy, idle := m.Endpoint("hello", "10.0.0.7:1001"), m.Endpoint("user", "10.0.0.7:1001")
+	m := metrics.NewEndpoints(reg)
+	busy, idle := m.Join("hello", "10.0.0.7:1001"), m.Join("user", "10.0.0.7:1001")
 	busy.SetWeight(10)
 	busy.SetReady(true)
 	for range 5 {
@@ -71,9 +71,9 @@ lbproxy_endpoint_weight{endpoint="10.0.0.7:1001",service="user"} 1
 // A scrape fails as a whole if two series have the same labels.
 func TestAnEndpointTakesThePlaceOfAnotherWithItsLabels(t *testing.T) {
 	reg := prometheus.NewRegistry()
-	m := metrics.New(reg, "test")
-	old := m.Endpoint("hello", "10.0.0.7:1001")
-	m.Endpoint("hello", "10.0.0.7:1001").SetWeight(7)
+	m := metrics.NewEndpoints(reg)
+	old := m.Join("hello", "10.0.0.7:1001")
+	m.Join("hello", "10.0.0.7:1001").SetWeight(7)
 	old.Forget()
 	want := `
 # HELP lbproxy_endpoint_weight Weight an endpoint is registered with; 0 gets no new calls.
@@ -87,24 +87,24 @@ lbproxy_endpoint_weight{endpoint="10.0.0.7:1001",service="hello"} 7
 
 // Thousands join in one moment, so what an endpoint costs then is its memory and no series.
 func TestAnEndpointJoinsWithoutSeries(t *testing.T) {
-	m := metrics.New(prometheus.NewRegistry(), "test")
-	if n := testing.AllocsPerRun(100, func() { m.Endpoint("hello", "10.0.0.7:1001").SetWeight(1) }); n > 1 {
+	m := metrics.NewEndpoints(prometheus.NewRegistry())
+	if n := testing.AllocsPerRun(100, func() { m.Join("hello", "10.0.0.7:1001").SetWeight(1) }); n > 1 {
 		t.Errorf("%v allocations, want one", n)
 	}
 }
 
 func BenchmarkEndpointJoins(b *testing.B) {
-	m := metrics.New(prometheus.NewRegistry(), "test")
+	m := metrics.NewEndpoints(prometheus.NewRegistry())
 	b.ReportAllocs()
 	for i := 0; b.Loop(); i++ {
-		e := m.Endpoint("hello", fmt.Sprint(i))
+		e := m.Join("hello", fmt.Sprint(i))
 		e.SetWeight(10)
 		e.SetReady(false)
 	}
 }
 
 func BenchmarkEndpointCounts(b *testing.B) {
-	e := metrics.New(prometheus.NewRegistry(), "test").Endpoint("hello", "10.0.0.7:1001")
+	e := metrics.NewEndpoints(prometheus.NewRegistry()).Join("hello", "10.0.0.7:1001")
 	now := time.Now()
 	b.ReportAllocs()
 	for b.Loop() {
@@ -117,9 +117,9 @@ func BenchmarkScrape(b *testing.B) {
 	for _, n := range []int{10, 10_000} {
 		b.Run(fmt.Sprint(n), func(b *testing.B) {
 			reg := prometheus.NewRegistry()
-			m, now := metrics.New(reg, "test"), time.Now()
+			m, now := metrics.NewEndpoints(reg), time.Now()
 			for i := range n {
-				e := m.Endpoint("hello", fmt.Sprint(i))
+				e := m.Join("hello", fmt.Sprint(i))
 				e.CallStarted()
 				e.CallEnded(codes.OK, 3*time.Millisecond, now)
 			}

@@ -1,6 +1,7 @@
 package metrics_test
 
 import (
+	"strings"
 	"testing"
 	"time"
 
@@ -11,28 +12,31 @@ import (
 	"github.com/lbproxy/lbproxy/metrics"
 )
 
-func everySeries(m *metrics.Metrics) (*metrics.Service, *metrics.Endpoint, *metrics.Watch) {
-	s := m.Service("hello")
+func everySeries(reg prometheus.Registerer) (*metrics.Service, *metrics.Endpoint, *metrics.Watch) {
+	s := metrics.NewCalls(reg).Service("hello")
 	s.CallStarted()
 	s.CallEnded(codes.OK, metrics.FromBackend, time.Millisecond)
-	e := m.Endpoint("hello", "10.0.0.7:1001")
+	e := metrics.NewEndpoints(reg).Join("hello", "10.0.0.7:1001")
 	e.SetWeight(10)
 	e.SetReady(true)
 	e.CallStarted()
 	e.CallEnded(codes.Code(4711), time.Millisecond, time.Now())
-	w := m.Watch("hello")
+	w := metrics.NewDiscovery(reg).Watch("hello")
 	w.SetInstances(1)
 	w.SetPoisoned(1)
 	w.Confirmed(7)
 	w.Relisted(metrics.DiscoveryStart)
 	s.CallFailed("no_route")
-	m.ConfigReloaded(1)
+	metrics.NewConfig(reg).Reloaded(1)
+	metrics.NewDescriptors(reg)
+	metrics.NewRelay(reg, 1, 1)
+	metrics.RegisterBuild(reg, "test")
 	return s, e, w
 }
 
 func TestNamesFollowPrometheusRules(t *testing.T) {
 	reg := prometheus.NewRegistry()
-	everySeries(metrics.New(reg, "test"))
+	everySeries(reg)
 	problems, err := testutil.GatherAndLint(reg)
 	if err != nil {
 		t.Fatal(err)
@@ -44,7 +48,7 @@ func TestNamesFollowPrometheusRules(t *testing.T) {
 
 func TestSeriesVanishWithTheirOwner(t *testing.T) {
 	reg := prometheus.NewRegistry()
-	s, e, w := everySeries(metrics.New(reg, "test"))
+	s, e, w := everySeries(reg)
 	owned := []string{
 		"lbproxy_calls_total", "lbproxy_call_duration_seconds", "lbproxy_calls_in_flight",
 		"lbproxy_errors_total",
@@ -65,11 +69,26 @@ func TestSeriesVanishWithTheirOwner(t *testing.T) {
 	}
 }
 
+// A Go caller that discovers without a proxy publishes no series of one.
+func TestDiscoveryRegistersNothingElse(t *testing.T) {
+	reg := prometheus.NewRegistry()
+	metrics.NewDiscovery(reg)
+	families, err := reg.Gather()
+	if err != nil || len(families) == 0 {
+		t.Fatalf("%d families, %v", len(families), err)
+	}
+	for _, f := range families {
+		if !strings.HasPrefix(f.GetName(), "lbproxy_discovery_") {
+			t.Errorf("%s is registered", f.GetName())
+		}
+	}
+}
+
 func TestStalenessIsOfTheLongestUnconfirmedWatch(t *testing.T) {
 	reg := prometheus.NewRegistry()
-	m := metrics.New(reg, "test")
-	m.Watch("never-confirmed")
-	m.Watch("confirmed").Confirmed(42)
+	d := metrics.NewDiscovery(reg)
+	d.Watch("never-confirmed")
+	d.Watch("confirmed").Confirmed(42)
 	values := map[string]float64{}
 	families, err := reg.Gather()
 	if err != nil {
@@ -89,8 +108,8 @@ func TestStalenessIsOfTheLongestUnconfirmedWatch(t *testing.T) {
 }
 
 func TestCountingACallAllocatesNothing(t *testing.T) {
-	m := metrics.New(prometheus.NewRegistry(), "test")
-	s, e := m.Service("hello"), m.Endpoint("hello", "10.0.0.7:1001")
+	s := metrics.NewCalls(prometheus.NewRegistry()).Service("hello")
+	e := metrics.NewEndpoints(prometheus.NewRegistry()).Join("hello", "10.0.0.7:1001")
 	call := func() {
 		s.CallStarted()
 		e.CallStarted()

@@ -19,7 +19,7 @@ type timeline struct {
 }
 
 func newTimeline() *timeline {
-	return &timeline{metrics.New(prometheus.NewRegistry(), "test").Endpoint("hello", "10.0.0.7:1001"), time.Now()}
+	return &timeline{metrics.NewEndpoints(prometheus.NewRegistry()).Join("hello", "10.0.0.7:1001"), time.Now()}
 }
 
 // flow has calls end, rate of them in each second of so long.

@@ -51,8 +51,6 @@ const (
 	WhileDraining  Rejection = "draining"
 )
 
-var rejections = []Rejection{Malformed, TooLarge, TooManyStreams, WhileDraining}
-
 type relayFamilies struct {
 	connections *prometheus.GaugeVec
 	ended       *prometheus.CounterVec
@@ -108,22 +106,17 @@ type worker struct {
 	last   atomic.Int64 // what memory is
 }
 
-// Relay publishes the relay's series, for so many workers and that much memory, and returns their handles.
-func (m *Metrics) Relay(workers int, memoryLimit int64) *Relay {
+// NewRelay registers the series of a relay that has so many workers and that much memory.
+func NewRelay(reg prometheus.Registerer, workers int, memoryLimit int64) *Relay {
 	f := newRelayFamilies()
-	m.registry.MustRegister(f.connections, f.ended, f.rejected, f.busy, f.memory, f.memoryLimit, f.defects)
+	reg.MustRegister(f.connections, f.ended, f.rejected, f.busy, f.memory, f.memoryLimit, f.defects)
 	f.memoryLimit.Set(float64(memoryLimit))
 	r := &Relay{families: f, workers: make([]worker, workers)}
-	// From 0 on, because a series that begins at 1 shows no increase.
 	for _, peer := range []string{PeerCaller, PeerBackend} {
 		f.connections.WithLabelValues(peer)
-		for _, cause := range causes {
-			f.ended.WithLabelValues(peer, string(cause))
-		}
+		startAtZero(f.ended.MustCurryWith(prometheus.Labels{"peer": peer}), causes...)
 	}
-	for _, why := range rejections {
-		f.rejected.WithLabelValues(string(why))
-	}
+	startAtZero(f.rejected, Malformed, TooLarge, TooManyStreams, WhileDraining)
 	for i := range r.workers {
 		label := strconv.Itoa(i)
 		r.workers[i].busy = f.busy.WithLabelValues(label)

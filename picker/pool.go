@@ -18,7 +18,7 @@ type Pool struct {
 	// Immutable:
 	service string
 	dial    Dial
-	metrics *metrics.Metrics
+	metrics *metrics.Endpoints
 	log     *zap.Logger
 
 	current atomic.Pointer[Generation]
@@ -40,7 +40,7 @@ type Pool struct {
 }
 
 // NewPool returns the pool of a service of which nothing is known yet. Policy must be valid.
-func NewPool(service, policy string, dial Dial, m *metrics.Metrics, log *zap.Logger) *Pool {
+func NewPool(service, policy string, dial Dial, m *metrics.Endpoints, log *zap.Logger) *Pool {
 	p := &Pool{
 		service: service, dial: dial, metrics: m,
 		log:       log.With(zap.String("service", service)),
@@ -140,7 +140,7 @@ func (p *Pool) revive(in discovery.Instance) *Endpoint {
 func (p *Pool) join(in discovery.Instance, count *refs) *Endpoint {
 	e := &Endpoint{
 		pool: p, addr: in.Addr, refs: count, instance: in, newest: in.Registered, since: time.Now(),
-		metrics: p.metrics.Endpoint(p.service, in.Addr),
+		metrics: p.metrics.Join(p.service, in.Addr),
 	}
 	e.refs.add(member)
 	e.metrics.SetWeight(in.Weight)

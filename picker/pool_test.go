@@ -51,7 +51,7 @@ func newBench(policy string) *bench {
 		defer b.mu.Unlock()
 		b.conns[e.Addr()] = c
 		return c
-	}, metrics.New(b.reg, "test"), zap.NewNop())
+	}, metrics.NewEndpoints(b.reg), zap.NewNop())
 	return b
 }
 
@@ -411,7 +411,7 @@ func TestAFailingEndpointDoesNotFillTheLog(t *testing.T) {
 			c := &conn{endpoint: e, closed: make(chan struct{})}
 			b.conns[e.Addr()] = c
 			return c
-		}, metrics.New(prometheus.NewRegistry(), "test"), zap.New(core))
+		}, metrics.NewEndpoints(prometheus.NewRegistry()), zap.New(core))
 		defer b.Close()
 		b.Update(weights(1))
 		e := b.conns[addr(0)].endpoint
@@ -504,7 +504,7 @@ func TestChangesUnderLoad(t *testing.T) {
 		allMu.Unlock()
 		go e.SetState(picker.Ready, nil)
 		return c
-	}, metrics.New(prometheus.NewRegistry(), "test"), zap.NewNop())
+	}, metrics.NewEndpoints(prometheus.NewRegistry()), zap.NewNop())
 
 	stop := make(chan struct{})
 	var callers sync.WaitGroup
@@ -678,7 +678,7 @@ func TestTheFirstEndpointDoesNotWaitForTheLast(t *testing.T) {
 			time.Sleep(2 * time.Millisecond) // longer than a mutex is unfair, so that SetState gets its turn
 		}
 		return nothing{}
-	}, metrics.New(prometheus.NewRegistry(), "test"), zap.NewNop())
+	}, metrics.NewEndpoints(prometheus.NewRegistry()), zap.NewNop())
 	pool.Update(many(n))
 	if !picked {
 		t.Errorf("none of %d endpoints could be picked when the last was dialled", n)

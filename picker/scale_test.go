@@ -59,7 +59,7 @@ func BenchmarkJoin(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
 				dial := func(*picker.Endpoint) picker.Conn { return nothing{} }
-				pool := picker.NewPool("hello", picker.WeightedRoundRobin, dial, metrics.New(prometheus.NewRegistry(), "test"), zap.NewNop())
+				pool := picker.NewPool("hello", picker.WeightedRoundRobin, dial, metrics.NewEndpoints(prometheus.NewRegistry()), zap.NewNop())
 				pool.Update(s)
 			}
 		})

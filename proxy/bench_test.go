@@ -42,7 +42,6 @@ func newBench(t testing.TB) *bench {
 		reg:       prometheus.NewRegistry(),
 		endpoints: map[string]*picker.Endpoint{},
 	}
-	m := metrics.New(b.reg, "test")
 	b.services = proxy.NewDirectory(proxy.DirectoryConfig{
 		Source: b.source,
 		Dial: func(e *picker.Endpoint) picker.Conn {
@@ -54,10 +53,11 @@ func newBench(t testing.TB) *bench {
 		IdleRelease: idleRelease,
 		MaxOnDemand: maxOnDemand,
 		Default:     proxy.ServiceConfig{Policy: picker.WeightedRoundRobin, WaitTimeout: time.Second},
-		Metrics:     m,
+		Calls:       metrics.NewCalls(b.reg),
+		Endpoints:   metrics.NewEndpoints(b.reg),
 		Log:         zap.NewNop(),
 	})
-	b.Policy = proxy.NewPolicy(b.services, m)
+	b.Policy = proxy.NewPolicy(b.services)
 	t.Cleanup(b.services.Close)
 	return b
 }

@@ -16,7 +16,6 @@ import (
 type Policy struct {
 	router   router
 	services *Directory
-	metrics  *metrics.Metrics
 	nowhere  *metrics.Service // counts calls of which no registered service is known
 }
 
@@ -25,8 +24,8 @@ type Policy struct {
 const UnknownServiceLabel = "_unknown"
 
 // NewPolicy returns the policy over a set of services.
-func NewPolicy(services *Directory, m *metrics.Metrics) *Policy {
-	return &Policy{services: services, metrics: m, nowhere: m.Service(UnknownServiceLabel)}
+func NewPolicy(services *Directory) *Policy {
+	return &Policy{services: services, nowhere: services.cfg.Calls.Service(UnknownServiceLabel)}
 }
 
 // SetRoutes replaces the configured routes. They must be valid.

@@ -36,7 +36,8 @@ type DirectoryConfig struct {
 	IdleRelease time.Duration // after so long without a call, an on-demand service is watched no more
 	MaxOnDemand int           // how many on-demand services may be watched
 	Default     ServiceConfig // for services that the configuration does not list
-	Metrics     *metrics.Metrics
+	Calls       *metrics.Calls
+	Endpoints   *metrics.Endpoints
 	Log         *zap.Logger
 }
 

@@ -19,7 +19,7 @@ type service struct {
 	// Immutable:
 	name    string
 	pool    *picker.Pool
-	metrics *metrics.Metrics
+	calls   *metrics.Calls
 	log     *zap.Logger
 	ctx     context.Context
 	stop    context.CancelCauseFunc
@@ -48,9 +48,9 @@ const retired = int64(1) << 62
 func newService(name string, cfg ServiceConfig, listed bool, before <-chan struct{}, d *Directory) *service {
 	s := &service{
 		name:      name,
-		metrics:   d.cfg.Metrics,
+		calls:     d.cfg.Calls,
 		log:       d.cfg.Log.With(zap.String("service", name)),
-		pool:      picker.NewPool(name, cfg.Policy, d.cfg.Dial, d.cfg.Metrics, d.cfg.Log),
+		pool:      picker.NewPool(name, cfg.Policy, d.cfg.Dial, d.cfg.Endpoints, d.cfg.Log),
 		before:    before,
 		watched:   make(chan struct{}),
 		closed:    make(chan struct{}),
@@ -96,7 +96,7 @@ func (s *service) watch(source discovery.Source) {
 // openSeries gives the service series of its own.
 func (s *service) openSeries() {
 	if s.series.Load() == nil {
-		s.series.CompareAndSwap(nil, s.metrics.Service(s.name))
+		s.series.CompareAndSwap(nil, s.calls.Service(s.name))
 	}
 }
 

@@ -30,7 +30,7 @@ func Example() {
 		log.Fatal(err)
 	}
 	defer etcd.Close()
-	source := discovery.NewEtcd(etcd, metrics.New(prometheus.NewRegistry(), "v1.0.0"), zap.NewNop())
+	source := discovery.NewEtcd(etcd, metrics.NewDiscovery(prometheus.NewRegistry()), zap.NewNop())
 
 	conn, err := grpc.NewClient("etcd:///hello",
 		grpc.WithResolvers(grpcresolver.New(source)),

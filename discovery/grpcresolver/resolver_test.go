@@ -75,7 +75,7 @@ func newRegistry(t *testing.T, endpoint string) registry {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { client.Close() })
-	source := discovery.NewEtcd(client, metrics.New(prometheus.NewRegistry(), "test"), zap.NewNop())
+	source := discovery.NewEtcd(client, metrics.NewDiscovery(prometheus.NewRegistry()), zap.NewNop())
 	return registry{t, etcdtest.Client(t, endpoint), source}
 }
 

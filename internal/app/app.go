@@ -31,7 +31,7 @@ type App struct {
 	log      *zap.Logger
 	level    zap.AtomicLevel
 	registry *prometheus.Registry
-	metrics  *metrics.Metrics
+	reloads  *metrics.Config
 	source   source
 	engine   proxy.Engine
 	services *proxy.Directory
@@ -60,28 +60,30 @@ func New(cfg *configs.Config, version string, log *zap.Logger, level zap.AtomicL
 	a.unmet.Store(new(errors.New("starting")))
 	a.registry.MustRegister(
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	a.metrics = metrics.New(a.registry, version)
+	metrics.RegisterBuild(a.registry, version)
+	a.reloads = metrics.NewConfig(a.registry)
 	if err := a.listen(cfg); err != nil {
 		a.closeListeners()
 		return nil, err
 	}
-	source, err := newSource(cfg, a.metrics, log)
+	source, err := newSource(cfg, metrics.NewDiscovery(a.registry), log)
 	if err != nil {
 		a.closeListeners()
 		return nil, err
 	}
 	a.source = source
-	a.engine = newEngine(cfg, a.AdminAddr(), a.metrics, log)
+	a.engine = newEngine(cfg, a.AdminAddr(), a.registry, log)
 	a.services = proxy.NewDirectory(proxy.DirectoryConfig{
 		Source:      source,
 		Dial:        a.engine.Dial,
 		IdleRelease: cfg.Discovery.IdleRelease,
 		MaxOnDemand: cfg.Discovery.MaxOnDemand,
 		Default:     serviceConfig(configs.DefaultService()),
-		Metrics:     a.metrics,
+		Calls:       metrics.NewCalls(a.registry),
+		Endpoints:   metrics.NewEndpoints(a.registry),
 		Log:         log,
 	})
-	a.policy = proxy.NewPolicy(a.services, a.metrics)
+	a.policy = proxy.NewPolicy(a.services)
 	a.apply(cfg)
 	return a, nil
 }

@@ -4,6 +4,7 @@ import (
 	"os"
 	"runtime"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 
 	"github.com/lbproxy/lbproxy/configs"
@@ -15,13 +16,13 @@ import (
 )
 
 // newEngine makes the engine that is configured. Admin is the address of the admin API.
-func newEngine(cfg *configs.Config, admin string, m *metrics.Metrics, log *zap.Logger) proxy.Engine {
-	d := transport.NewDescriptors(transport.DescriptorLimit(), descriptorsInUse(cfg), m.Descriptors(), log)
+func newEngine(cfg *configs.Config, admin string, reg prometheus.Registerer, log *zap.Logger) proxy.Engine {
+	d := transport.NewDescriptors(transport.DescriptorLimit(), descriptorsInUse(cfg), metrics.NewDescriptors(reg), log)
 	if cfg.Engine != configs.EngineRelay {
 		return grpcengine.New(d, admin, log)
 	}
 	r := cfg.Relay
-	return relay.New(relay.Config{
+	c := relay.Config{
 		Workers:          workers(r),
 		Memory:           int64(r.MemoryMiB) << 20,
 		MaxStreams:       uint32(r.MaxStreams),
@@ -32,7 +33,8 @@ func newEngine(cfg *configs.Config, admin string, m *metrics.Metrics, log *zap.L
 		MaxConnectionAge: r.MaxConnectionAge,
 		HandshakeTimeout: r.HandshakeTimeout,
 		Admin:            admin,
-	}, d, m, log)
+	}
+	return relay.New(c, d, metrics.NewRelay(reg, c.Workers, c.Memory), log)
 }
 
 // descriptorsInUse is how many file descriptors are in use as long as the process lives: for standard input and

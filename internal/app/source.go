@@ -20,7 +20,7 @@ type source interface {
 	Close()
 }
 
-func newSource(cfg *configs.Config, m *metrics.Metrics, log *zap.Logger) (source, error) {
+func newSource(cfg *configs.Config, m *metrics.Discovery, log *zap.Logger) (source, error) {
 	if path := cfg.Discovery.File.Path; path != "" {
 		return discovery.NewFile(path, m, log), nil
 	}

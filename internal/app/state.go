@@ -39,7 +39,7 @@ func (a *App) Reload(next *configs.Config) {
 	now, changed, restart := a.config.Load().Reload(next)
 	a.config.Store(now)
 	a.apply(now)
-	a.metrics.ConfigReloaded(len(restart))
+	a.reloads.Reloaded(len(restart))
 	if len(changed) > 0 {
 		a.log.Info("configuration changed", zap.Strings("keys", changed))
 	}
@@ -50,7 +50,7 @@ func (a *App) Reload(next *configs.Config) {
 
 // ReloadFailed tells of a configuration that cannot be used: the running one stays.
 func (a *App) ReloadFailed(err error) {
-	a.metrics.ConfigRejected()
+	a.reloads.Rejected()
 	a.log.Error("new configuration is wrong; the running one stays", zap.Error(err))
 }
 

@@ -50,11 +50,12 @@ func inSimulatedTime(t *testing.T, workers int, end func(n int) backendEnd, do f
 		x := &connecting{t: t, snapshots: make(chan discovery.Snapshot), logs: logs}
 		cfg := testConfig
 		cfg.Workers = workers
-		m := metrics.New(prometheus.NewRegistry(), "test")
-		x.engine = newEngine(cfg, plentyOfDescriptors, m, zap.New(core), noPoller)
+		reg := prometheus.NewRegistry()
+		x.engine = newEngine(cfg, plentyOfDescriptors, metrics.NewRelay(reg, cfg.Workers, cfg.Memory), zap.New(core), noPoller)
 		x.engine.dialer.Connect = func(ctx context.Context, _ string) (net.Conn, error) { return x.connect(ctx, end) }
 		x.services = proxy.NewDirectory(proxy.DirectoryConfig{
-			Source: published(x.snapshots), Dial: x.engine.Dial, IdleRelease: time.Hour, Metrics: m, Log: zap.New(core),
+			Source: published(x.snapshots), Dial: x.engine.Dial, IdleRelease: time.Hour, Log: zap.New(core),
+			Calls: metrics.NewCalls(reg), Endpoints: metrics.NewEndpoints(reg),
 		})
 		x.services.Configure(map[string]proxy.ServiceConfig{service: {Policy: picker.RoundRobin, WaitTimeout: time.Second}})
 		x.register(1, 1)

@@ -31,7 +31,7 @@ func newServed(t *testing.T) *served {
 	s := &served{t: t, world: newWorld(t, "a:1"), registry: prometheus.NewRegistry()}
 	level, logs := observer.New(zap.ErrorLevel)
 	s.logs = logs
-	m := metrics.New(s.registry, "test")
+	m := metrics.NewRelay(s.registry, testConfig.Workers, testConfig.Memory)
 	s.engine = New(testConfig, plentyOfDescriptors, m, zap.New(level))
 	t.Cleanup(func() {
 		ctx, cancel := context.WithCancel(context.Background())

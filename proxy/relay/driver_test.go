@@ -49,11 +49,12 @@ func noPoller(*shard) (*poller, error) { return nil, errors.ErrUnsupported }
 type listen = func(*testing.T) (l net.Listener, target string)
 
 func startRelay(t *testing.T, poller makePoller, callers, backends listen) *running {
-	m := metrics.New(prometheus.NewRegistry(), "test")
+	reg := prometheus.NewRegistry()
+	m := metrics.NewRelay(reg, testConfig.Workers, testConfig.Memory)
 	r := &running{t: t, engine: newEngine(testConfig, plentyOfDescriptors, m, zap.NewNop(), poller), served: make(chan error, 1)}
 	services := proxy.NewDirectory(proxy.DirectoryConfig{
 		Source: instances{[]string{startEcho(t, backends)}, make(chan struct{})}, Dial: r.engine.Dial, IdleRelease: time.Hour,
-		Metrics: m, Log: zap.NewNop(),
+		Calls: metrics.NewCalls(reg), Endpoints: metrics.NewEndpoints(reg), Log: zap.NewNop(),
 	})
 	r.closed = services.Close
 	services.Configure(map[string]proxy.ServiceConfig{
@@ -61,7 +62,7 @@ func startRelay(t *testing.T, poller makePoller, callers, backends listen) *runn
 	})
 	l, target := callers(t)
 	r.target = target
-	go func() { r.served <- r.engine.Serve(proxy.NewPolicy(services, m), l, service) }() // ends by Shutdown
+	go func() { r.served <- r.engine.Serve(proxy.NewPolicy(services), l, service) }() // ends by Shutdown
 	return r
 }
 
@@ -158,7 +159,7 @@ func TestShutdownBesideACallerThatStays(t *testing.T) {
 }
 
 var plentyOfDescriptors = transport.NewDescriptors(
-	1<<20, 0, metrics.New(prometheus.NewRegistry(), "test").Descriptors(), zap.NewNop())
+	1<<20, 0, metrics.NewDescriptors(prometheus.NewRegistry()), zap.NewNop())
 
 func listenTCP(t *testing.T) (net.Listener, string) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")

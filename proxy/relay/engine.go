@@ -49,18 +49,17 @@ type front struct {
 }
 
 // New returns an engine that serves nothing yet.
-func New(cfg Config, d *transport.Descriptors, m *metrics.Metrics, log *zap.Logger) *Engine {
+func New(cfg Config, d *transport.Descriptors, m *metrics.Relay, log *zap.Logger) *Engine {
 	return newEngine(cfg, d, m, log, newPoller)
 }
 
 func newEngine(
-	cfg Config, d *transport.Descriptors, m *metrics.Metrics, log *zap.Logger, newPoller func(*shard) (*poller, error),
+	cfg Config, d *transport.Descriptors, m *metrics.Relay, log *zap.Logger, newPoller func(*shard) (*poller, error),
 ) *Engine {
 	e := &Engine{descriptors: d, dialer: transport.NewDialer()}
 	log = log.WithOptions(logsample.First(5, time.Second)) // peers can make much of it happen without end
-	counts := m.Relay(cfg.Workers, cfg.Memory)
 	for i := range cfg.Workers {
-		s := newShard(cfg, i, counts, log)
+		s := newShard(cfg, i, m, log)
 		s.start(newPoller)
 		e.shards = append(e.shards, s)
 	}

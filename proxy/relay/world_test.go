@@ -54,8 +54,7 @@ func newWorld(t testing.TB, addrs ...string) *world {
 		seen:      map[*stream]struct{}{},
 		dialling:  map[*upstream]bool{},
 	}
-	m := metrics.New(w.registry, "test")
-	w.core = newCore(testConfig, 0, m.Relay(1, testConfig.Memory), w)
+	w.core = newCore(testConfig, 0, metrics.NewRelay(w.registry, 1, testConfig.Memory), w)
 	w.core.now = time.Unix(1e9, 0)
 	watchdog := time.AfterFunc(time.Minute, func() { panic("the core does not come to rest") })
 	t.Cleanup(func() { watchdog.Stop() })
@@ -66,7 +65,8 @@ func newWorld(t testing.TB, addrs ...string) *world {
 		IdleRelease: time.Hour,
 		MaxOnDemand: 1,
 		Default:     proxy.ServiceConfig{Policy: picker.WeightedRoundRobin, WaitTimeout: time.Second},
-		Metrics:     m,
+		Calls:       metrics.NewCalls(w.registry),
+		Endpoints:   metrics.NewEndpoints(w.registry),
 		Log:         zap.NewNop(),
 	})
 	t.Cleanup(func() {
@@ -77,7 +77,7 @@ func newWorld(t testing.TB, addrs ...string) *world {
 	})
 	w.configure(proxy.ServiceConfig{Policy: picker.WeightedRoundRobin, WaitTimeout: time.Second})
 	<-known
-	w.front = &front{policy: proxy.NewPolicy(w.services, m), listener: "test", service: service}
+	w.front = &front{policy: proxy.NewPolicy(w.services), listener: "test", service: service}
 	return w
 }
 

@@ -32,7 +32,7 @@ type dealer struct {
 func newDealer(t *testing.T, limit, inUse int) *dealer {
 	core, logs := observer.New(zapcore.WarnLevel)
 	reg := prometheus.NewRegistry()
-	return &dealer{transport.NewDescriptors(limit, inUse, metrics.New(reg, "test").Descriptors(), zap.New(core)), t, reg, logs}
+	return &dealer{transport.NewDescriptors(limit, inUse, metrics.NewDescriptors(reg), zap.New(core)), t, reg, logs}
 }
 
 // knocks are what a listener accepts: connections, and errors.
