@@ -10,7 +10,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/cenkalti/backoff/v5"
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
@@ -18,13 +17,13 @@ import (
 	"go.uber.org/zap"
 	"google.golang.org/grpc/status"
 
+	"github.com/lbproxy/lbproxy/internal/backoff"
 	"github.com/lbproxy/lbproxy/metrics"
 )
 
 const (
 	retryFirst = 100 * time.Millisecond
 	retryMax   = 5 * time.Second
-	jitter     = 0.2
 
 	// Publishing takes a large service's followers some time. After each snapshot there is a rest of a multiple
 	// of what it took, so that a storm of events, as when leases expire by the thousand, leaves time for calls.
@@ -65,7 +64,7 @@ type follower struct {
 	answers chan func() error // what is to be done with its answer; of the present watch
 	askers  sync.WaitGroup
 
-	retry  *backoff.ExponentialBackOff
+	retry  *backoff.Backoff
 	worked bool // the last watch did
 }
 
@@ -76,9 +75,7 @@ func newFollower(e *Etcd, service string, m *metrics.Watch, publish func(Snapsho
 		log:   e.log.With(zap.String("service", service)),
 		table: newTable(service, prefix, e.limits.keepPoisoned),
 		wake:  stoppedTimer(), quiet: stoppedTimer(), audits: stoppedTimer(),
-		retry: &backoff.ExponentialBackOff{
-			InitialInterval: retryFirst, MaxInterval: retryMax, Multiplier: 2, RandomizationFactor: jitter,
-		},
+		retry: backoff.New(retryFirst, retryMax),
 	}
 }
 
@@ -153,7 +150,7 @@ func (f *follower) pause(ctx context.Context, err error) error {
 		f.retry.Reset()
 		return nil
 	}
-	wait := f.retry.NextBackOff()
+	wait := f.retry.Next()
 	if _, ok := errors.AsType[*noConnectionError](err); ok {
 		f.e.client.awaitConnection(ctx, wait)
 	} else {

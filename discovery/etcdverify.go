@@ -160,8 +160,9 @@ func (f *follower) auditSoon() {
 	f.audits.Reset(time.Duration(rand.Int64N(int64(f.e.limits.resumedAudit))))
 }
 
+// vary keeps processes that do something in the same intervals from doing it at the same time.
 func vary(d time.Duration) time.Duration {
-	return time.Duration(float64(d) * (1 - jitter + 2*jitter*rand.Float64()))
+	return time.Duration(float64(d) * (0.8 + 0.4*rand.Float64()))
 }
 
 // quietFor is how long a watch may be quiet before etcd is asked. A stream that never tells its progress is no worse

@@ -7,9 +7,10 @@ import (
 	"sync"
 	"time"
 
-	"github.com/cenkalti/backoff/v5"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
+
+	"github.com/lbproxy/lbproxy/internal/backoff"
 )
 
 const (
@@ -54,8 +55,8 @@ type Registrar struct {
 	heldUnder  clientv3.LeaseID // the last lease under which the key was read back
 	held       int64            // the revision of the key that was read back last; 0 before the first
 	written    string           // the value that was written last, whether etcd has answered or not
-	retry      *backoff.ExponentialBackOff
-	conflicts  *backoff.ExponentialBackOff
+	retry      *backoff.Backoff
+	conflicts  *backoff.Backoff
 	conflictAt time.Time       // when someone else was last found to have written the key
 	takeBackAt time.Time       // when to write over what someone else wrote; zero while the key is ours
 	logged     map[string]bool // the kinds of error that have been logged since etcd last had the registration
@@ -108,7 +109,7 @@ func NewRegistrar(client *EtcdClient, service string, in Instance, opts Registra
 		instance:   Instance{Addr: in.Addr, Version: in.Version, Key: key},
 		registered: make(chan struct{}), done: make(chan struct{}), wake: make(chan struct{}, 1),
 		logged: map[string]bool{},
-		retry:  newBackoff(registerRetryMin, registerRetryMax), conflicts: newBackoff(registerRetryMin, conflictMax),
+		retry:  backoff.New(registerRetryMin, registerRetryMax), conflicts: backoff.New(registerRetryMin, conflictMax),
 		status: RegistrarStatus{
 			Service: service, Key: key, Addr: in.Addr, Version: in.Version, Weight: in.Weight,
 			Error: "not started", TTLSeconds: int64(opts.TTL / time.Second),
@@ -123,12 +124,6 @@ func validateTTL(ttl time.Duration) error {
 		return fmt.Errorf("ttl %v cannot be had; use whole seconds, at least %v", ttl, minTTL)
 	}
 	return nil
-}
-
-func newBackoff(first, longest time.Duration) *backoff.ExponentialBackOff {
-	return &backoff.ExponentialBackOff{
-		InitialInterval: first, RandomizationFactor: 0.2, Multiplier: 2, MaxInterval: longest,
-	}
 }
 
 // Start begins to register, and returns at once. Stop must be called in the end.
@@ -161,7 +156,7 @@ func (r *Registrar) Stop(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, r.client.requestTimeout())
 	defer cancel()
-	retry := newBackoff(stopRetryMin, stopRetryMax)
+	retry := backoff.New(stopRetryMin, stopRetryMax)
 	for {
 		moved := r.client.moved()
 		err := r.deregister(ctx)
@@ -175,7 +170,7 @@ func (r *Registrar) Stop(ctx context.Context) error {
 			r.client.moveOn(moved)
 		}
 		select {
-		case <-time.After(retry.NextBackOff()):
+		case <-time.After(retry.Next()):
 		case <-ctx.Done():
 			return fmt.Errorf("deregister %s at etcd %s: %w; the registration ends by itself within %v",
 				r.instance.Key, r.client.Endpoints(), err, r.ttl)

@@ -53,7 +53,7 @@ func (r *Registrar) run(ctx context.Context) {
 			}
 		}
 		select {
-		case <-time.After(r.retry.NextBackOff()):
+		case <-time.After(r.retry.Next()):
 		case <-ctx.Done():
 			return
 		}
@@ -209,7 +209,7 @@ func (r *Registrar) mayTakeBack(found *mvccpb.KeyValue) bool {
 	if now.Sub(r.conflictAt) > conflictForget {
 		r.conflicts.Reset()
 	}
-	wait := r.conflicts.NextBackOff()
+	wait := r.conflicts.Next()
 	r.conflictAt, r.takeBackAt = now, now.Add(wait)
 	lease := leaseName(found.Lease)
 	r.setUnregistered(fmt.Errorf("someone else wrote the key, under lease %s", lease))

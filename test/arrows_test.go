@@ -22,7 +22,7 @@ const module = "github.com/lbproxy/lbproxy"
 var arrows = map[string][]string{
 	// What exists, who is picked, where a call goes: each knows those before it.
 	"metrics":                {},
-	"discovery":              {"metrics", "internal/strictyaml", "internal/filewatch", "internal/logsample", "internal/number"},
+	"discovery":              {"metrics", "internal/strictyaml", "internal/filewatch", "internal/logsample", "internal/number", "internal/backoff"},
 	"discovery/grpcresolver": {"discovery"},
 	"picker":                 {"discovery", "metrics"},
 	"proxy":                  {"picker", "discovery", "metrics"},
@@ -45,6 +45,7 @@ var arrows = map[string][]string{
 	},
 
 	// Tools that know nothing of load balancing.
+	"internal/backoff":    {},
 	"internal/flagfault":  {"internal/strictyaml", "internal/number"},
 	"internal/number":     {},
 	"internal/strictyaml": {"internal/number"},
@@ -70,6 +71,7 @@ var confined = map[string][]string{
 	"go.etcd.io/etcd/":                 {"discovery", "internal/embedetcd", "internal/etcdtest", "cmd/lbproxy-dev"},
 	"go.etcd.io/etcd/server/":          {"internal/embedetcd", "internal/etcdtest"},
 	"github.com/mwitkow/grpc-proxy/":   {"proxy/grpcengine"}, // the policy knows no engine
+	"github.com/cenkalti/":             {"internal/backoff"},
 	"github.com/goccy/go-yaml/":        {"internal/strictyaml", "configs"},
 	"github.com/spf13/cobra/":          {"cmd/lbproxy", "cmd/lbproxy-dev", "internal/flagfault"},
 	"github.com/HdrHistogram/":         {"bench"},

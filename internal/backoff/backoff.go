@@ -1,0 +1,27 @@
+// Package backoff decides how long to wait before trying again what has failed: twice as long each time, up to a
+// most, each wait 20 % shorter or longer than that, so that those who failed together do not try again together.
+//
+// It leaves to the caller what counts as a failure, and as a success after which waits are short again.
+package backoff
+
+import (
+	"time"
+
+	"github.com/cenkalti/backoff/v5"
+)
+
+// A Backoff is for one thing that is tried again, and for one goroutine.
+type Backoff struct{ waits backoff.ExponentialBackOff }
+
+// New returns a backoff whose first wait is about first, and no wait much more than longest.
+func New(first, longest time.Duration) *Backoff {
+	return &Backoff{backoff.ExponentialBackOff{
+		InitialInterval: first, MaxInterval: longest, Multiplier: 2, RandomizationFactor: 0.2,
+	}}
+}
+
+// Next is how long to wait now.
+func (b *Backoff) Next() time.Duration { return b.waits.NextBackOff() }
+
+// Reset makes the next wait the first again.
+func (b *Backoff) Reset() { b.waits.Reset() }
