@@ -1,6 +1,6 @@
 // Package discovery decides which instances of a service exist.
 //
-// A [Source] publishes a service's [Snapshot]s: [Etcd] from leased keys in etcd, [File] from a YAML file.
+// A [Source] publishes a service's [Snapshot]s: [Etcd] from leased keys in etcd, package file from a YAML file.
 // A [Registrar] is the other side: it keeps one instance registered in etcd.
 // Package discovery/grpcresolver offers a Source to Go clients that balance in-process.
 //

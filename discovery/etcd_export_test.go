@@ -46,5 +46,5 @@ func DecodeAll(service, prefix string, kvs []*mvccpb.KeyValue) []Instance {
 		in.CreateRevision, in.ModRevision = kv.CreateRevision, kv.ModRevision
 		all = append(all, in)
 	}
-	return sortUnique(all)
+	return SortUnique(all)
 }

@@ -173,7 +173,7 @@ func (t *table) instances(now time.Time) ([]Instance, time.Time) {
 			}
 		}
 	}
-	t.sorted = splice(t.sorted, slices.Sorted(maps.Keys(t.touched)), sortUnique(changed))
+	t.sorted = splice(t.sorted, slices.Sorted(maps.Keys(t.touched)), SortUnique(changed))
 	t.touched = map[string]struct{}{} // not cleared: after the first list it is as large as the service
 	return t.sorted, next
 }

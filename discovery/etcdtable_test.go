@@ -251,7 +251,7 @@ func TestTableFollowsEveryChange(t *testing.T) {
 			}
 		}
 		got, next := tb.instances(now)
-		if want = sortUnique(want); !slices.Equal(got, want) || !next.Equal(wantNext) {
+		if want = SortUnique(want); !slices.Equal(got, want) || !next.Equal(wantNext) {
 			t.Fatalf("instances at %v are\n%+v until %v, want\n%+v until %v", now, got, next, want, wantNext)
 		}
 		if n := len(tb.poisoned()); n != poisoned {

@@ -134,9 +134,9 @@ func encodeInstance(service string, in Instance) ([]byte, error) {
 	return json.Marshal(record{Name: service, Addr: in.Addr, Version: in.Version, Weight: weight})
 }
 
-// sortUnique sorts instances by address and leaves one of each address: the one written last, because an address
+// SortUnique sorts instances by address and leaves one of each address: the one written last, because an address
 // is one process, and what it left under another key is a lease that has yet to run out.
-func sortUnique(instances []Instance) []Instance {
+func SortUnique(instances []Instance) []Instance {
 	slices.SortFunc(instances, func(a, b Instance) int {
 		if c := strings.Compare(a.Addr, b.Addr); c != 0 {
 			return c

@@ -96,7 +96,7 @@ func TestDecodeInstance(t *testing.T) {
 
 // The entry written last is the process that is there, whichever key it has, and whenever that key was first made.
 func TestSortUniqueKeepsTheNewestWrite(t *testing.T) {
-	got := sortUnique([]Instance{
+	got := SortUnique([]Instance{
 		{Addr: "b:80", Key: "/s/b:80", CreateRevision: 5, ModRevision: 5},
 		{Addr: "a:80", Key: "/s/1/a:80", CreateRevision: 3, ModRevision: 9},
 		{Addr: "a:80", Key: "/s/2/a:80", CreateRevision: 4, ModRevision: 4},

@@ -22,7 +22,8 @@ const module = "github.com/lbproxy/lbproxy"
 var arrows = map[string][]string{
 	// What exists, who is picked, where a call goes: each knows those before it.
 	"metrics":                {},
-	"discovery":              {"metrics", "internal/strictyaml", "internal/filewatch", "internal/logsample", "internal/number", "internal/backoff"},
+	"discovery":              {"metrics", "internal/logsample", "internal/number", "internal/backoff"},
+	"discovery/file":         {"discovery", "metrics", "internal/strictyaml", "internal/filewatch"},
 	"discovery/grpcresolver": {"discovery"},
 	"picker":                 {"discovery", "metrics"},
 	"proxy":                  {"picker", "discovery", "metrics"},
@@ -37,9 +38,9 @@ var arrows = map[string][]string{
 	// Around them.
 	"configs":      {"discovery", "picker", "internal/strictyaml"},
 	"admin":        {"proxy", "picker", "discovery", "metrics", "configs"},
-	"internal/app": {"admin", "configs", "proxy/grpcengine", "proxy/relay", "proxy/transport", "proxy", "picker", "discovery", "metrics", "internal/portowner"},
+	"internal/app": {"admin", "configs", "proxy/grpcengine", "proxy/relay", "proxy/transport", "proxy", "picker", "discovery", "discovery/file", "metrics", "internal/portowner"},
 	"cmd/lbproxy": {
-		"internal/app", "configs", "proxy", "picker", "discovery", "metrics", "internal/filewatch", "internal/terminal",
+		"internal/app", "configs", "proxy", "picker", "discovery", "discovery/file", "metrics", "internal/filewatch", "internal/terminal",
 		"internal/portowner",
 		"internal/flagfault",
 	},
@@ -129,7 +130,7 @@ func TestProductionBinaryCarriesNoTestHelpers(t *testing.T) {
 		}
 	}
 	reach(production)
-	for _, part := range []string{"discovery", "picker", "proxy", "proxy/grpcengine", "configs", "admin"} {
+	for _, part := range []string{"discovery", "discovery/file", "picker", "proxy", "proxy/grpcengine", "configs", "admin"} {
 		if !linked[part] {
 			t.Errorf("%s does not reach %s, so it cannot be the product", production, part)
 		}

@@ -17,7 +17,7 @@ import (
 	"go.uber.org/zap/zapcore"
 
 	"github.com/lbproxy/lbproxy/configs"
-	"github.com/lbproxy/lbproxy/discovery"
+	"github.com/lbproxy/lbproxy/discovery/file"
 	"github.com/lbproxy/lbproxy/internal/app"
 	"github.com/lbproxy/lbproxy/internal/filewatch"
 	"github.com/lbproxy/lbproxy/internal/terminal"
@@ -123,18 +123,18 @@ func (f *serveFlags) fromEtcd(cfg *configs.Config) *configs.Etcd {
 
 func (f *serveFlags) serve(cmd *cobra.Command) error {
 	load := func() (*configs.Config, error) { return f.load(cmd.Flags().Changed) }
-	var file *filewatch.Watch
+	var config *filewatch.Watch
 	if f.path != "" {
-		file = filewatch.New(f.path)
-		defer file.Close()
-		file.Read() // before it is loaded, so that a change after that is one
+		config = filewatch.New(f.path)
+		defer config.Close()
+		config.Read() // before it is loaded, so that a change after that is one
 	}
 	cfg, err := load()
 	if err != nil {
 		return configError(err)
 	}
 	if cmd.Flags().Changed("instances") {
-		if err := discovery.CheckFile(f.instances); err != nil {
+		if err := file.Check(f.instances); err != nil {
 			return configError(err)
 		}
 	}
@@ -158,8 +158,8 @@ func (f *serveFlags) serve(cmd *cobra.Command) error {
 	ctx, stop := untilSignal(cmd.Context())
 	var reloading sync.WaitGroup
 	reloading.Go(func() { reloadAtSIGHUP(ctx, reload, log) }) // both end with ctx
-	if file != nil {
-		reloading.Go(func() { reloadAtChange(ctx, file, reload, log) })
+	if config != nil {
+		reloading.Go(func() { reloadAtChange(ctx, config, reload, log) })
 	}
 	err = a.Run(ctx)
 	stop()
@@ -221,14 +221,14 @@ func reloadAtSIGHUP(ctx context.Context, reload func(), log *zap.Logger) {
 	}
 }
 
-func reloadAtChange(ctx context.Context, file *filewatch.Watch, reload func(), log *zap.Logger) {
+func reloadAtChange(ctx context.Context, config *filewatch.Watch, reload func(), log *zap.Logger) {
 	look := func() {
-		if _, changed, _ := file.Read(); changed {
+		if _, changed, _ := config.Read(); changed {
 			reload() // which reads it once more, and says what is wrong
 		}
 	}
 	look() // it may have changed since it was loaded
-	file.Run(ctx, filewatch.DefaultPoll, log, look)
+	config.Run(ctx, filewatch.DefaultPoll, log, look)
 }
 
 // newLogger logs as configured, at a level that can be changed.

@@ -9,6 +9,7 @@ import (
 
 	"github.com/lbproxy/lbproxy/configs"
 	"github.com/lbproxy/lbproxy/discovery"
+	"github.com/lbproxy/lbproxy/discovery/file"
 	"github.com/lbproxy/lbproxy/metrics"
 )
 
@@ -22,7 +23,7 @@ type source interface {
 
 func newSource(cfg *configs.Config, m *metrics.Discovery, log *zap.Logger) (source, error) {
 	if path := cfg.Discovery.File.Path; path != "" {
-		return discovery.NewFile(path, m, log), nil
+		return file.New(path, m, log), nil
 	}
 	client, err := discovery.NewEtcdClient(cfg.Discovery.Etcd.DiscoveryConfig(), log)
 	if err != nil {

@@ -1,4 +1,8 @@
-package discovery
+// Package file is a [discovery.Source] of the instances that a YAML file lists, for hosts without a registry.
+//
+// It decides what may stand in the file, and what holds while the file is missing or wrong. It leaves to package
+// filewatch how changes are noticed.
+package file
 
 import (
 	"context"
@@ -11,13 +15,14 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/lbproxy/lbproxy/discovery"
 	"github.com/lbproxy/lbproxy/internal/filewatch"
 	"github.com/lbproxy/lbproxy/metrics"
 )
 
-var errFileClosed = errors.New("file source is closed")
+var errClosed = errors.New("file source is closed")
 
-// File is a [Source] of the instances that a YAML file lists:
+// A Source publishes the instances that its file lists:
 //
 //	services:
 //	  hello:
@@ -26,7 +31,7 @@ var errFileClosed = errors.New("file source is closed")
 // Changes of the file take effect within moments, however it is written: in place, by renaming another over it,
 // or by the links of a Kubernetes ConfigMap. A file that cannot be read or holds faults changes nothing; until
 // it could be read for the first time nothing is published. Revisions of snapshots count the contents loaded.
-type File struct {
+type Source struct {
 	// Immutable:
 	path    string
 	metrics *metrics.Discovery
@@ -34,29 +39,29 @@ type File struct {
 	end     context.CancelFunc
 	ended   chan struct{} // closed when watch has returned
 
-	state atomic.Pointer[fileState]
+	latest atomic.Pointer[reading]
 
 	// Owned by load:
 	watch *filewatch.Watch
 }
 
-// fileState is what is known of the file from one reading to the next.
-type fileState struct {
+// A reading is what is known of the file once it has been read.
+type reading struct {
 	revision int64 // counts contents loaded; 0 before the first
-	services map[string][]Instance
+	services map[string][]discovery.Instance
 	read     time.Time     // when it could last be read; zero if it never could
 	err      error         // of the latest reading; the rest is then what held before it
 	next     chan struct{} // closed when this is no longer the latest
 }
 
-// NewFile reads the file at path and watches it until Close. A file that is missing or broken is logged, and
+// New reads the file at path and watches it until Close. A file that is missing or broken is logged, and
 // waited for.
-func NewFile(path string, m *metrics.Discovery, log *zap.Logger) *File {
-	return newFile(path, m, log, filewatch.DefaultPoll)
+func New(path string, m *metrics.Discovery, log *zap.Logger) *Source {
+	return newSource(path, m, log, filewatch.DefaultPoll)
 }
 
-// CheckFile says everything that is wrong with the file at path; nil if nothing is.
-func CheckFile(path string) error {
+// Check says everything that is wrong with the file at path; nil if nothing is.
+func Check(path string) error {
 	data, err := os.ReadFile(path)
 	if err != nil {
 		return fmt.Errorf("services file: %w", err)
@@ -65,13 +70,13 @@ func CheckFile(path string) error {
 	return err
 }
 
-func newFile(path string, m *metrics.Discovery, log *zap.Logger, poll time.Duration) *File {
+func newSource(path string, m *metrics.Discovery, log *zap.Logger, poll time.Duration) *Source {
 	ctx, end := context.WithCancel(context.Background())
-	f := &File{
+	f := &Source{
 		path: path, metrics: m, log: log.With(zap.String("file", path)),
 		watch: filewatch.New(path), end: end, ended: make(chan struct{}),
 	}
-	f.state.Store(&fileState{next: make(chan struct{})})
+	f.latest.Store(&reading{next: make(chan struct{})})
 	f.load()
 	go func() { // ends with ctx, see Close
 		defer close(f.ended)
@@ -82,30 +87,30 @@ func newFile(path string, m *metrics.Discovery, log *zap.Logger, poll time.Durat
 }
 
 // Close ends the watching and every Run.
-func (f *File) Close() {
+func (f *Source) Close() {
 	f.end()
 	<-f.ended
 }
 
 // Probe returns nil if the file could be read since the start, and otherwise why it could not.
-func (f *File) Probe(context.Context) error {
-	if s := f.state.Load(); s.revision == 0 {
+func (f *Source) Probe(context.Context) error {
+	if s := f.latest.Load(); s.revision == 0 {
 		return s.err
 	}
 	return nil
 }
 
-// Run implements [Source]. It returns an error of its own only after Close.
-func (f *File) Run(ctx context.Context, service string, publish func(Snapshot)) error {
+// Run implements [discovery.Source]. It returns an error of its own only after Close.
+func (f *Source) Run(ctx context.Context, service string, publish func(discovery.Snapshot)) error {
 	watch := f.metrics.Watch(service)
 	defer watch.Forget()
-	var published Snapshot
+	var published discovery.Snapshot
 	for {
-		s := f.state.Load()
+		s := f.latest.Load()
 		if s.revision > published.Revision {
 			instances := s.services[service]
 			if published.Revision == 0 || !slices.Equal(instances, published.Instances) {
-				publish(Snapshot{Service: service, Revision: s.revision, Instances: instances})
+				publish(discovery.Snapshot{Service: service, Revision: s.revision, Instances: instances})
 				watch.SetInstances(len(instances))
 			}
 			published.Revision, published.Instances = s.revision, instances
@@ -118,21 +123,21 @@ func (f *File) Run(ctx context.Context, service string, publish func(Snapshot)) 
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		case <-f.ended:
-			return errFileClosed
+			return errClosed
 		}
 	}
 }
 
-// Standing implements [Reporter]: the file says the same of all its services.
-func (f *File) Standing(string) Standing {
-	s := f.state.Load()
-	return Standing{Confirmed: s.read, Err: s.err}
+// Standing implements [discovery.Reporter]: the file says the same of all its services.
+func (f *Source) Standing(string) discovery.Standing {
+	s := f.latest.Load()
+	return discovery.Standing{Confirmed: s.read, Err: s.err}
 }
 
 // load reads the file and wakes every Run.
-func (f *File) load() {
-	old := f.state.Load()
-	s := &fileState{revision: old.revision, services: old.services, read: old.read, next: make(chan struct{})}
+func (f *Source) load() {
+	old := f.latest.Load()
+	s := &reading{revision: old.revision, services: old.services, read: old.read, next: make(chan struct{})}
 	data, changed, err := f.watch.Read()
 	switch {
 	case err != nil:
@@ -140,7 +145,7 @@ func (f *File) load() {
 	case !changed:
 		s.err = old.err
 	default:
-		var services map[string][]Instance
+		var services map[string][]discovery.Instance
 		if services, s.err = parseInstances(f.path, data); s.err == nil {
 			s.revision, s.services = old.revision+1, services
 		}
@@ -149,12 +154,12 @@ func (f *File) load() {
 		s.read = time.Now()
 	}
 	f.report(old, s)
-	f.state.Store(s)
+	f.latest.Store(s)
 	close(old.next)
 }
 
 // report tells about a reading that went otherwise than the one before it.
-func (f *File) report(old, s *fileState) {
+func (f *Source) report(old, s *reading) {
 	switch {
 	case s.err != nil && (old.err == nil || old.err.Error() != s.err.Error()):
 		f.metrics.FileFailed()

@@ -1,4 +1,4 @@
-package discovery_test
+package file_test
 
 import (
 	"context"
@@ -21,17 +21,18 @@ import (
 	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/lbproxy/lbproxy/discovery"
+	"github.com/lbproxy/lbproxy/discovery/file"
 	"github.com/lbproxy/lbproxy/metrics"
 )
 
 const (
-	neverPoll    = time.Hour // a poll that a test does not see
-	filePatience = 20 * time.Second
+	neverPoll = time.Hour // a poll that a test does not see
+	patience  = 20 * time.Second
 )
 
 // fileTest is a File, its file and what comes of it.
 type fileTest struct {
-	*discovery.File
+	*file.Source
 	t    *testing.T
 	path string
 	reg  *prometheus.Registry
@@ -43,7 +44,7 @@ func startFile(t *testing.T, path string, poll time.Duration) *fileTest {
 	leaks := goleak.IgnoreCurrent()
 	core, logs := observer.New(zapcore.InfoLevel)
 	f := &fileTest{t: t, path: path, reg: prometheus.NewRegistry(), logs: logs}
-	f.File = discovery.NewFileWithPoll(path, metrics.NewDiscovery(f.reg), zap.New(core), poll)
+	f.Source = file.NewWithPoll(path, metrics.NewDiscovery(f.reg), zap.New(core), poll)
 	t.Cleanup(func() {
 		f.Close()
 		goleak.VerifyNone(t, leaks)
@@ -68,7 +69,7 @@ func (f *fileTest) run(service string) *fileRun {
 // eventually waits for a metric to have a value.
 func (f *fileTest) eventually(metric string, want float64) {
 	f.t.Helper()
-	deadline := time.After(filePatience)
+	deadline := time.After(patience)
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()
 	for {
@@ -112,7 +113,7 @@ func (r *fileRun) next() discovery.Snapshot {
 		return s
 	case err := <-r.ended:
 		r.t.Fatalf("Run has ended: %v", err)
-	case <-time.After(filePatience):
+	case <-time.After(patience):
 		r.t.Fatal("no snapshot")
 	}
 	return discovery.Snapshot{}
@@ -427,7 +428,7 @@ func TestRunEnds(t *testing.T) {
 		if err == nil {
 			t.Error("Run returned no error after Close")
 		}
-	case <-time.After(filePatience):
+	case <-time.After(patience):
 		t.Fatal("Run goes on after Close")
 	}
 }
@@ -458,7 +459,7 @@ f.yaml:8: services.hello[3].addr: address "" is not host:port`},
 		{"syntax", "services:\n  hello: [\n", "f.yaml:2: not YAML: sequence end token ']' not found"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			_, err := discovery.ParseInstances("f.yaml", []byte(test.data))
+			_, err := file.ParseInstances("f.yaml", []byte(test.data))
 			if err == nil {
 				t.Fatal("accepted")
 			}
@@ -474,7 +475,7 @@ func FuzzServicesFile(f *testing.F) {
 	f.Add([]byte(helloFile(1)))
 	f.Add([]byte("services: {a: [], b.c: [{addr: 'h:1', version: '1', weight: 0}, {addr: 'g:2'}]}"))
 	f.Fuzz(func(t *testing.T, data []byte) {
-		services, err := discovery.ParseInstances("f.yaml", data)
+		services, err := file.ParseInstances("f.yaml", data)
 		if err != nil {
 			return
 		}
@@ -506,7 +507,7 @@ func BenchmarkServicesFile(b *testing.B) {
 	}
 	b.ReportAllocs()
 	for b.Loop() {
-		if _, err := discovery.ParseInstances("f.yaml", []byte(data.String())); err != nil {
+		if _, err := file.ParseInstances("f.yaml", []byte(data.String())); err != nil {
 			b.Fatal(err)
 		}
 	}

@@ -1,0 +1,6 @@
+package file
+
+var (
+	NewWithPoll    = newSource
+	ParseInstances = parseInstances
+)

@@ -1,7 +1,0 @@
-package discovery
-
-// For tests of the file source.
-var (
-	NewFileWithPoll = newFile
-	ParseInstances  = parseInstances
-)
