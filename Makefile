@@ -1,6 +1,6 @@
 # Shorthands for .ci/run, which holds the commands.
 .DEFAULT_GOAL := help
-.PHONY: help build test e2e race lint fuzz bench gobench h2spec image ci
+.PHONY: help build test all e2e race lint fuzz bench gobench h2spec image ci
 
 VERSION = $(shell git describe --tags --always --dirty)
 
@@ -10,7 +10,10 @@ help: ## what there is
 build: ## the binaries, into bin/
 	@.ci/run build
 
-test: ## all tests
+test: ## the tests of packages that need no etcd, in less than a minute
+	@.ci/run quick
+
+all: ## all tests: go test ./...
 	@.ci/run test
 
 e2e: ## only the stories: real etcd, real servers, real clients
