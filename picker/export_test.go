@@ -1,7 +1,7 @@
 package picker
 
 // PickOnly is what Pick costs without the books of a call.
-func (g *Generation) PickOnly(version string) *Endpoint { return g.group(version).picker.pick() }
+func (p *Pool) PickOnly(info *Info) *Endpoint { return p.Current().pick(info) }
 
 // Generate makes a generation at once, as a small pool does.
 func (p *Pool) Generate() {

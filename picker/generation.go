@@ -17,16 +17,16 @@ type Generation struct {
 	// Poisoned is the service's present registry entries that cannot be used.
 	Poisoned []discovery.Poisoned
 
-	all      group
-	versions map[string]group
+	all      subset
+	versions map[string]subset
 	changed  chan struct{}
 }
 
 // Registered says that the registry has, or has had, something under the service's name.
 func (g *Generation) Registered() bool { return g.Known || len(g.Poisoned) > 0 }
 
-// group is the endpoints that a call may go to.
-type group struct {
+// subset is the endpoints that a call may go to.
+type subset struct {
 	Availability
 	picker picker // nil when none is ready
 
@@ -48,25 +48,22 @@ type Availability struct {
 // For so long a version is remembered that has no instance any more.
 const versionMemory = time.Hour
 
-// Pick returns the endpoint for one call, which the caller must give back by End or Return. Version limits
-// the choice to instances of that version; empty, it does not. Pick returns nil when there is none to pick.
-func (g *Generation) Pick(version string) *Endpoint {
-	group := g.group(version)
-	if group.picker == nil {
+// pick returns the endpoint for one call; nil when there is none to pick.
+func (g *Generation) pick(info *Info) *Endpoint {
+	picker := g.subset(info.Subset).picker
+	if picker == nil {
 		return nil
 	}
-	// An endpoint may have closed since this generation was made. More than a few such and the next
-	// generation is about to come.
-	for range 3 {
-		if e := group.picker.pick(); e.acquire() {
-			return e
-		}
+	e := picker.pick(info)
+	if e == nil {
+		info.Tried = info.Tried[:0]
+		e = picker.pick(info)
 	}
-	return nil
+	return e
 }
 
-// Available says what there is to pick from, and so why Pick returned nil.
-func (g *Generation) Available(version string) Availability { return g.group(version).Availability }
+// Available says what there is to pick from, and so why nothing was picked.
+func (g *Generation) Available(subset string) Availability { return g.subset(subset).Availability }
 
 // Changed is closed when another generation has taken this one's place.
 func (g *Generation) Changed() <-chan struct{} { return g.changed }
@@ -79,16 +76,16 @@ type lastErrors struct {
 
 // LastErrors says, when no endpoint is ready, for the one that failed last why, and for the one that lost its connection
 // last and has not failed yet. It is empty if there is nothing to say.
-func (g *Generation) LastErrors(version string) string {
-	group := g.group(version)
-	if group.last == nil {
+func (g *Generation) LastErrors(subset string) string {
+	s := g.subset(subset)
+	if s.last == nil {
 		return ""
 	}
-	failures := group.failures.Load()
-	found := group.last.Load()
+	failures := s.failures.Load()
+	found := s.last.Load()
 	if found == nil || found.failures != failures { // in an outage many calls ask, of many endpoints
-		found = &lastErrors{failures, lastOf(group.unready)}
-		group.last.Store(found)
+		found = &lastErrors{failures, lastOf(s.unready)}
+		s.last.Store(found)
 	}
 	return found.text
 }
@@ -111,42 +108,42 @@ func lastOf(endpoints []*Endpoint) string {
 	return strings.Join(texts, "; ")
 }
 
-func (g *Generation) group(version string) group {
-	if version == "" {
+func (g *Generation) subset(name string) subset {
+	if name == "" {
 		return g.all
 	}
-	return g.versions[version]
+	return g.versions[name]
 }
 
 // generation makes the generation that the pool's present state asks for.
 func (p *Pool) generation(prev *Generation) *Generation {
 	g := &Generation{
 		Synced: p.synced, Known: p.known, Poisoned: p.poisoned,
-		all:     p.group(p.order, prev.all),
+		all:     p.subset(p.order, prev.all),
 		changed: make(chan struct{}),
 	}
 	g.versions = p.byVersion(g.all, prev)
 	return g
 }
 
-func (p *Pool) byVersion(all group, prev *Generation) map[string]group {
-	groups := map[string]group{}
+func (p *Pool) byVersion(all subset, prev *Generation) map[string]subset {
+	subsets := map[string]subset{}
 	if version, alike := p.onlyVersion(); alike {
-		groups[version] = all
+		subsets[version] = all
 	} else {
 		for version, members := range p.membersByVersion(prev) {
-			groups[version] = p.group(members, prev.versions[version])
+			subsets[version] = p.subset(members, prev.versions[version])
 		}
 	}
 	for version, last := range prev.versions {
-		if _, stays := groups[version]; stays {
+		if _, stays := subsets[version]; stays {
 			continue
 		}
-		if gone := p.group(nil, last); time.Since(gone.ServedUntil) < versionMemory {
-			groups[version] = gone
+		if gone := p.subset(nil, last); time.Since(gone.ServedUntil) < versionMemory {
+			subsets[version] = gone
 		}
 	}
-	return groups
+	return subsets
 }
 
 // onlyVersion is the version of all instances; false if they are of several, or there is none.
@@ -175,31 +172,31 @@ func (p *Pool) membersByVersion(prev *Generation) map[string][]*Endpoint {
 	return members
 }
 
-func (p *Pool) group(endpoints []*Endpoint, prev group) group {
-	g := group{Availability: Availability{Instances: len(endpoints)}}
-	ready := make([]*Endpoint, 0, len(endpoints))
+func (p *Pool) subset(endpoints []*Endpoint, prev subset) subset {
+	s := subset{Availability: Availability{Instances: len(endpoints)}}
+	ready := make([]Candidate, 0, len(endpoints))
 	var unready []*Endpoint
 	for _, e := range endpoints {
 		switch {
 		case e.instance.Weight == 0:
 		case e.state == Ready:
-			ready = append(ready, e)
+			ready = append(ready, Candidate{e, e.instance.Weight})
 		default:
 			unready = append(unready, e)
 		}
 	}
-	g.Serving, g.Ready = len(ready)+len(unready), len(ready)
+	s.Serving, s.Ready = len(ready)+len(unready), len(ready)
 	switch {
-	case g.Serving > 0:
+	case s.Serving > 0:
 	case prev.Serving > 0:
-		g.ServedUntil = time.Now()
+		s.ServedUntil = time.Now()
 	default:
-		g.ServedUntil = prev.ServedUntil
+		s.ServedUntil = prev.ServedUntil
 	}
 	if len(ready) == 0 {
-		g.unready, g.failures, g.last = unready, &p.failures, new(atomic.Pointer[lastErrors])
-		return g
+		s.unready, s.failures, s.last = unready, &p.failures, new(atomic.Pointer[lastErrors])
+		return s
 	}
-	g.picker = p.policy(ready, prev.picker)
-	return g
+	s.picker = p.policy(ready, prev.picker)
+	return s
 }

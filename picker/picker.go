@@ -35,19 +35,34 @@ func ValidatePolicy(name string) error {
 	return nil
 }
 
-// picker chooses among a fixed set of endpoints. It is called by many goroutines at once and neither locks,
-// blocks nor allocates.
-type picker interface{ pick() *Endpoint }
+// Info is what a pick depends on that differs from call to call. It lives in the call.
+type Info struct {
+	// Subset is the version that the choice is limited to; empty, it is not.
+	Subset string
+	// Tried is the endpoints that have had the call. As long as there are others, one of those is picked; then the
+	// call begins anew, and Tried is cleared.
+	Tried []*Endpoint
+}
 
-// policy makes a picker of one or more endpoints, sorted by address. Prev is the picker it replaces, or nil.
-type policy func(endpoints []*Endpoint, prev picker) picker
+// picker chooses among a fixed set of endpoints one that has not been tried; nil if none is left. It is called by many
+// goroutines at once and neither locks, blocks nor allocates.
+type picker interface{ pick(*Info) *Endpoint }
+
+// Candidate is an endpoint that may be picked, and the weight that it has now.
+type Candidate struct {
+	*Endpoint
+	Weight int
+}
+
+// policy makes a picker of one or more candidates, sorted by address. Prev is the picker it replaces, or nil.
+type policy func(candidates []Candidate, prev picker) picker
 
 func policyByName(name string) (policy, error) {
 	switch name {
 	case WeightedRoundRobin:
 		return newWeightedRoundRobin, nil
 	case RoundRobin:
-		return newRoundRobin, nil
+		return newUnweightedRoundRobin, nil
 	case Random:
 		return newRandom, nil
 	case LeastRequest:

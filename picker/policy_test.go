@@ -160,9 +160,9 @@ func TestConstantChangeStarvesNobody(t *testing.T) {
 func TestLeastRequestAvoidsTheBusy(t *testing.T) {
 	b := ready(picker.LeastRequest, weights(1, 1, 1, 1))
 	defer b.Close()
-	busy := b.Current().Pick("")
+	busy := b.pick("")
 	for range 400 {
-		e := b.Current().Pick("")
+		e := b.pick("")
 		defer e.End(codes.OK, 0, time.Now())
 	}
 	busy.End(codes.OK, 0, time.Now())
@@ -177,7 +177,7 @@ func TestLeastRequestWeighsTheLoad(t *testing.T) {
 	b := ready(picker.LeastRequest, weights(1, 9))
 	defer b.Close()
 	for range 1000 {
-		e := b.Current().Pick("")
+		e := b.pick("")
 		defer e.End(codes.OK, 0, time.Now())
 	}
 	if n := b.Status().Instances[1].InFlight; n < 880 || n > 920 {
@@ -207,14 +207,14 @@ func BenchmarkPick(b *testing.B) {
 			b.Run(fmt.Sprintf("%s/%d", policy, n), func(b *testing.B) {
 				b.ReportAllocs()
 				for b.Loop() {
-					pool.Current().PickOnly("")
+					pool.PickOnly(&anybody)
 				}
 			})
 			b.Run(fmt.Sprintf("%s/%d/parallel", policy, n), func(b *testing.B) {
 				b.ReportAllocs()
 				b.RunParallel(func(pb *testing.PB) {
 					for pb.Next() {
-						pool.Current().PickOnly("")
+						pool.PickOnly(&anybody)
 					}
 				})
 			})

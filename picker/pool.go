@@ -36,6 +36,7 @@ type Pool struct {
 	poisoned   []discovery.Poisoned
 	order      []*Endpoint          // members, sorted by address
 	instances  []discovery.Instance // of the last snapshot: what each member is registered as
+	gone       []*Endpoint          // no members any more, though the current generation may hold them
 	endpoints  map[string]*Endpoint // members and those still leaving, by address
 }
 
@@ -54,6 +55,18 @@ func NewPool(service, policy string, dial Dial, m *metrics.Endpoints, log *zap.L
 // Current is what can be picked from now. It takes no lock.
 func (p *Pool) Current() *Generation { return p.current.Load() }
 
+// Pick returns the endpoint for one call, which the caller must give back by End or Return, and the generation that it
+// comes from. The endpoint is nil when there is none to pick.
+func (p *Pool) Pick(info *Info) (*Endpoint, *Generation) {
+	for {
+		g := p.Current()
+		if e := g.pick(info); e == nil || e.acquire() {
+			return e, g
+		}
+		// It has closed, and so another generation has taken the place of g: see generate.
+	}
+}
+
 // SetPolicy changes how endpoints take turns. Name must be valid.
 func (p *Pool) SetPolicy(name string) {
 	policy, err := policyByName(name)
@@ -69,29 +82,26 @@ func (p *Pool) SetPolicy(name string) {
 // Update makes the pool's members those of the snapshot. Endpoints that stay keep their connection and calls;
 // one that comes back while calls of its still run has never been away. It must not be called while it runs.
 func (p *Pool) Update(s discovery.Snapshot) {
-	var joined, gone []*Endpoint
+	var joined []*Endpoint
 	p.change(func() (picks bool) {
 		picks = !p.synced || !slices.Equal(p.poisoned, s.Poisoned)
 		p.synced, p.revision, p.poisoned = true, s.Revision, s.Poisoned
 		p.known = p.known || len(s.Instances) > 0
 		var changed bool
-		joined, gone, changed = p.reconcile(s.Instances)
+		joined, changed = p.reconcile(s.Instances)
 		return picks || changed
 	})
 	// Each under the lock for itself: the first are to be ready while the last are yet to be dialled.
 	for _, e := range joined {
 		p.connect(e)
 	}
-	// From here their last call closes them; picks from a generation that still holds them fail.
-	for _, e := range gone {
-		e.release(member)
-	}
 }
 
 // reconcile makes the pool's members those of a snapshot, and says whether that changes what can be picked. It takes one
 // walk along the last snapshot and this one, as both are sorted, and looks at no endpoint that stays as it is.
-func (p *Pool) reconcile(instances []discovery.Instance) (joined, gone []*Endpoint, changed bool) {
+func (p *Pool) reconcile(instances []discovery.Instance) (joined []*Endpoint, changed bool) {
 	before, was := p.order, p.instances
+	var gone []*Endpoint
 	p.order, p.instances = make([]*Endpoint, 0, len(instances)), instances
 	counts := make(refsSlab, max(0, len(instances)-len(before)))
 	for _, in := range instances {
@@ -119,7 +129,8 @@ func (p *Pool) reconcile(instances []discovery.Instance) (joined, gone []*Endpoi
 	for _, e := range gone {
 		e.leaving = true
 	}
-	return joined, gone, changed || len(gone) > 0
+	p.gone = append(p.gone, gone...)
+	return joined, changed || len(gone) > 0
 }
 
 // revive makes an endpoint a member again that has not closed since it left; nil if there is none.
@@ -212,9 +223,14 @@ func (p *Pool) catchUp() {
 	p.generate()
 }
 
-// generate makes the next generation and wakes the calls that wait for it.
+// generate makes the next generation and wakes the calls that wait for it. What has left closes from here on with its
+// last call: a call that picks an endpoint and finds it closed knows that there is another generation.
 func (p *Pool) generate() {
 	old := p.current.Load()
 	p.current.Store(p.generation(old))
+	for _, e := range p.gone {
+		e.release(member)
+	}
+	p.gone = nil
 	close(old.changed)
 }

@@ -83,16 +83,25 @@ func ready(policy string, s discovery.Snapshot) *bench {
 	b := newBench(policy)
 	b.Update(s)
 	b.connect()
-	for g := b.Current(); g.Available("").Ready < g.Available("").Serving; g = b.Current() {
+	for g := b.Current(); !g.Synced || g.Available("").Ready < g.Available("").Serving; g = b.Current() {
 		<-g.Changed()
 	}
 	return b
 }
 
+// anybody may be picked for a call.
+var anybody picker.Info
+
+// pick picks an endpoint that may have been tried.
+func (b *bench) pick(subset string) *picker.Endpoint {
+	e, _ := b.Pick(&picker.Info{Subset: subset})
+	return e
+}
+
 // call picks an endpoint and ends the call at once.
 func (b *bench) call(t testing.TB) string {
 	t.Helper()
-	e := b.Current().Pick("")
+	e, _ := b.Pick(&anybody)
 	if e == nil {
 		t.Fatal("nothing to pick")
 	}
@@ -110,11 +119,11 @@ func (b *bench) calls(t testing.TB, n int) map[string]int {
 
 func TestOnlyConnectedEndpointsArePicked(t *testing.T) {
 	b := newBench(picker.WeightedRoundRobin)
-	if g := b.Current(); g.Synced || g.Known || g.Pick("") != nil {
+	if g := b.Current(); g.Synced || g.Known || b.pick("") != nil {
 		t.Errorf("a new pool is not empty: %+v", g)
 	}
 	b.Update(weights(1, 1))
-	if g := b.Current(); !g.Synced || !g.Known || g.Pick("") != nil {
+	if g := b.Current(); !g.Synced || !g.Known || b.pick("") != nil {
 		t.Errorf("nothing is connected, and yet %+v", g)
 	}
 	changed := b.Current().Changed()
@@ -128,7 +137,7 @@ func TestOnlyConnectedEndpointsArePicked(t *testing.T) {
 		t.Errorf("calls = %v, want %v", got, want)
 	}
 	b.conns[addr(1)].endpoint.SetState(picker.Failed, errors.New("refused"))
-	if b.Current().Pick("") != nil {
+	if b.pick("") != nil {
 		t.Error("picked an endpoint that has failed")
 	}
 	if got, want := b.Current().Available(""), (picker.Availability{
@@ -146,7 +155,7 @@ func TestWeightZeroGetsNoNewCallsAndKeepsItsConnection(t *testing.T) {
 		t.Errorf("calls = %v, want %v", got, want)
 	}
 	b.Update(weights(0, 0))
-	if b.Current().Pick("") != nil {
+	if b.pick("") != nil {
 		t.Error("picked an endpoint of weight 0")
 	}
 	got := b.Current().Available("")
@@ -177,13 +186,13 @@ func TestVersionLimitsThePick(t *testing.T) {
 		}
 	}
 	for range 10 {
-		e := b.Current().Pick("1.0.0")
+		e := b.pick("1.0.0")
 		if e.Addr() != addr(0) {
 			t.Fatalf("picked %s for version 1.0.0", e.Addr())
 		}
 		e.End(codes.OK, 0, time.Now())
 	}
-	if b.Current().Pick("3.0.0") != nil {
+	if b.pick("3.0.0") != nil {
 		t.Error("picked an endpoint of another version")
 	}
 	b.Close()
@@ -191,9 +200,9 @@ func TestVersionLimitsThePick(t *testing.T) {
 
 func TestAnEndpointThatLeavesFinishesItsCalls(t *testing.T) {
 	b := ready(picker.WeightedRoundRobin, weights(1))
-	e := b.Current().Pick("")
+	e := b.pick("")
 	b.Update(weights())
-	if b.Current().Pick("") != nil {
+	if b.pick("") != nil {
 		t.Error("picked an endpoint that has left")
 	}
 	if got := b.Status().Instances; len(got) != 1 || got[0].State != "draining" || got[0].InFlight != 1 {
@@ -217,11 +226,11 @@ func TestAnEndpointThatLeavesFinishesItsCalls(t *testing.T) {
 
 func TestAnEndpointThatComesBackWhileItDrainsWasNeverAway(t *testing.T) {
 	b := ready(picker.WeightedRoundRobin, instances(discovery.Instance{Addr: addr(0), Weight: 1, Registered: 1}))
-	e := b.Current().Pick("")
+	e := b.pick("")
 	b.Update(instances())
 	b.Update(instances(discovery.Instance{Addr: addr(0), Weight: 1, Registered: 2}))
 	c := b.conns[addr(0)]
-	if got := b.Current().Pick(""); got != e || c.closes != 0 {
+	if got := b.pick(""); got != e || c.closes != 0 {
 		t.Errorf("picked %v after %d closes, want the same endpoint on its old connection", got, c.closes)
 	} else {
 		got.End(codes.OK, 0, time.Now())
@@ -258,7 +267,7 @@ func TestAnEndpointThatComesBackAfterItClosedIsNew(t *testing.T) {
 
 func TestAReturnedCallIsNotCounted(t *testing.T) {
 	b := ready(picker.WeightedRoundRobin, weights(1))
-	b.Current().Pick("").Return()
+	b.pick("").Return()
 	if got := b.Status().Instances[0]; got.Calls != 0 || got.InFlight != 0 {
 		t.Errorf("calls = %d, in flight = %d, want 0", got.Calls, got.InFlight)
 	}
@@ -285,7 +294,7 @@ func TestStatusTellsTheLastError(t *testing.T) {
 
 func TestStatusTellsWhatBecameOfCalls(t *testing.T) {
 	b := ready(picker.RoundRobin, weights(1, 1, 1))
-	good, bad, unused := b.Current().Pick(""), b.Current().Pick(""), b.Current().Pick("")
+	good, bad, unused := b.pick(""), b.pick(""), b.pick("")
 	good.End(codes.OK, 10*time.Millisecond, time.Now())
 	bad.End(codes.Unavailable, time.Second, time.Now())
 	unused.Return()
@@ -367,7 +376,7 @@ func TestOnlyANewerRegistrationRenewsTheConnection(t *testing.T) {
 		if step.elsewhere {
 			e := b.conns[addr(0)].endpoint
 			e.SetState(picker.Ready, nil)
-			running := b.Current().Pick("")
+			running := b.pick("")
 			b.Update(instances())
 			defer running.End(codes.OK, 0, time.Now())
 		}
@@ -516,7 +525,7 @@ func TestChangesUnderLoad(t *testing.T) {
 					return
 				default:
 				}
-				if e := b.Current().Pick(""); e != nil {
+				if e := b.pick(""); e != nil {
 					select {
 					case <-e.Conn().(*conn).closed:
 						t.Error("picked a closed endpoint")

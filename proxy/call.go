@@ -38,7 +38,8 @@ type Call struct {
 	policy   *Policy
 	service  *service
 	metrics  *metrics.Service
-	version  string
+	info     picker.Info
+	tried    [2]*picker.Endpoint // room for info.Tried
 	start    time.Time
 	endpoint *picker.Endpoint
 	asked    time.Time // when an endpoint was asked for last
@@ -53,9 +54,9 @@ func (p *Policy) Begin(c *Call, r *Request, now time.Time) *Error {
 	}
 	if err == nil {
 		c.metrics = c.service.seriesOr(p.nowhere)
-		c.version = version
+		c.info = picker.Info{Subset: version, Tried: c.tried[:0]}
 		if version == "" {
-			c.version = c.service.config.Load().Version
+			c.info.Subset = c.service.config.Load().Version
 		}
 	}
 	c.metrics.CallStarted()
@@ -76,12 +77,12 @@ func (c *Call) Endpoint() *picker.Endpoint { return c.endpoint }
 // TryPick chooses the call's endpoint from those that are connected now. If there is none but one may come,
 // it returns a channel that is closed when it is worth trying again; how long in all is WaitTimeout's to say.
 func (c *Call) TryPick(now time.Time) (again <-chan struct{}, _ *Error) {
-	g := c.service.pool.Current()
 	if c.metrics == c.policy.nowhere {
 		c.move(c.service.seriesOr(c.policy.nowhere))
 	}
 	c.asked = now
-	if c.endpoint = g.Pick(c.version); c.endpoint != nil {
+	var g *picker.Generation
+	if c.endpoint, g = c.service.pool.Pick(&c.info); c.endpoint != nil {
 		return nil, nil
 	}
 	switch {
@@ -91,8 +92,8 @@ func (c *Call) TryPick(now time.Time) (again <-chan struct{}, _ *Error) {
 		return nil, errUnknownService(c.service.name)
 	}
 	// For a moment there may be none, as when the only one is restarted.
-	if a := g.Available(c.version); a.Serving == 0 && now.Sub(a.ServedUntil) >= c.WaitTimeout() {
-		return nil, errNoInstances(c.service.name, c.version, a, g.Poisoned, 0)
+	if a := g.Available(c.info.Subset); a.Serving == 0 && now.Sub(a.ServedUntil) >= c.WaitTimeout() {
+		return nil, errNoInstances(c.service.name, c.info.Subset, a, g.Poisoned, 0)
 	}
 	return g.Changed(), nil
 }
@@ -115,7 +116,7 @@ func (c *Call) Keepalive() Keepalive { return c.service.config.Load().Keepalive 
 func (c *Call) Awaits() string {
 	const awaits = "waiting for an instance: "
 	g := c.service.pool.Current()
-	a := g.Available(c.version)
+	a := g.Available(c.info.Subset)
 	switch {
 	case !g.Synced:
 		return awaits + "the registry has not answered yet" + because(c.policy.services.standing(c.service.name).Err)
@@ -123,7 +124,7 @@ func (c *Call) Awaits() string {
 		return awaits + "none is registered now that takes calls"
 	}
 	awaited := fmt.Sprintf("%snone of %d is connected", awaits, a.Serving)
-	if last := g.LastErrors(c.version); last != "" {
+	if last := g.LastErrors(c.info.Subset); last != "" {
 		awaited += "; last error: " + last
 	}
 	return awaited
@@ -138,10 +139,10 @@ func (c *Call) WaitedTooLong() *Error {
 	if !g.Synced {
 		return errDiscoveryUnavailable(c.service.name, waited, c.policy.services.standing(c.service.name).Err)
 	}
-	if a := g.Available(c.version); a.Serving == 0 {
-		return errNoInstances(c.service.name, c.version, a, g.Poisoned, waited)
+	if a := g.Available(c.info.Subset); a.Serving == 0 {
+		return errNoInstances(c.service.name, c.info.Subset, a, g.Poisoned, waited)
 	}
-	return errNoReadyEndpoint(c.service.name, g.Available(c.version), g.LastErrors(c.version), waited)
+	return errNoReadyEndpoint(c.service.name, g.Available(c.info.Subset), g.LastErrors(c.info.Subset), waited)
 }
 
 // Pick chooses the call's endpoint and waits for one to connect if it must. Ctx is the call's.
@@ -194,8 +195,9 @@ func (c *Call) Unpick() {
 	c.endpoint = nil
 }
 
-// Retry is Unpick for a call that goes to another endpoint because the chosen one failed it.
+// Retry is Unpick for a call that goes to another endpoint, if there is one, because the chosen one failed it.
 func (c *Call) Retry() {
+	c.info.Tried = append(c.info.Tried, c.endpoint)
 	c.metrics.CallRetried()
 	c.Unpick()
 }

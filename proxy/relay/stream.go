@@ -1,12 +1,10 @@
 package relay
 
 import (
-	"slices"
 	"time"
 
 	"google.golang.org/grpc/codes"
 
-	"github.com/lbproxy/lbproxy/picker"
 	"github.com/lbproxy/lbproxy/proxy"
 	"github.com/lbproxy/lbproxy/proxy/h2"
 	"github.com/lbproxy/lbproxy/proxy/h2/hpack"
@@ -15,8 +13,6 @@ import (
 const (
 	// maxPicks is how many endpoints may be tried for a call that none has begun to process.
 	maxPicks = 3
-	// maxSkips is how often the policy is asked for an endpoint that has not been tried. There may be none.
-	maxSkips = 8
 	// maxReplay is how much of a request is kept to be sent again, until the backend answers.
 	maxReplay = 64 << 10
 )
@@ -37,8 +33,7 @@ type stream struct {
 	trailers int // the size of those that are kept
 	charged  int // for what the call holds
 
-	tried    [maxPicks - 1]*picker.Endpoint
-	tries    int  // how many of them there are
+	retries  int  // so far
 	queued   bool // waits for a stream on a connection of its endpoint
 	answered bool // the response has begun
 	ended    bool // the call has ended, for the policy
@@ -90,25 +85,18 @@ const (
 
 // pick chooses an endpoint and opens the call there, or waits for one.
 func (st *stream) pick(c *core) {
-	for skips := 0; ; skips++ {
-		again, err := st.call.TryPick(c.now)
-		switch {
-		case err != nil:
-			st.fail(c, err)
-			return
-		case again != nil:
-			st.await(c, again)
-			return
-		}
-		endpoint := st.call.Endpoint()
-		if skips < maxSkips && slices.Contains(st.tried[:st.tries], endpoint) {
-			st.call.Unpick()
-			continue
-		}
-		delete(c.waiting, st)
-		endpoint.Conn().(*destination).of(c).take(c, st)
-		return // perhaps it has ended already
+	again, err := st.call.TryPick(c.now)
+	switch {
+	case err != nil:
+		st.fail(c, err)
+		return
+	case again != nil:
+		st.await(c, again)
+		return
 	}
+	delete(c.waiting, st)
+	st.call.Endpoint().Conn().(*destination).of(c).take(c, st)
+	// Perhaps it has ended already.
 }
 
 func (st *stream) startWaiting(c *core) {
@@ -181,11 +169,10 @@ func (st *stream) open(cn *conn) {
 
 // again gives the call to another endpoint, if its request can be sent again and none has processed it.
 func (st *stream) again(c *core) bool {
-	if st.answered || !st.replay || st.tries == len(st.tried) || st.ended || st.half[caller].conn == nil {
+	if st.answered || !st.replay || st.retries == maxPicks-1 || st.ended || st.half[caller].conn == nil {
 		return false
 	}
-	st.tried[st.tries] = st.call.Endpoint()
-	st.tries++
+	st.retries++
 	st.call.Retry()
 	h := &st.half[backend]
 	unsent := h.queue.len - h.credited
