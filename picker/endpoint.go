@@ -92,9 +92,16 @@ func (e *Endpoint) acquire() bool {
 	return true
 }
 
-// End ends a call that was sent to the endpoint, now, with the status the caller got and the time it took there.
-func (e *Endpoint) End(code codes.Code, took time.Duration, now time.Time) {
-	e.metrics.CallEnded(code, took, now)
+// Result is what became of a call at an endpoint.
+type Result struct {
+	Code  codes.Code    // the caller's
+	Began time.Time     // when it was sent there
+	Took  time.Duration // from then on
+}
+
+// End ends a call that was sent to the endpoint.
+func (e *Endpoint) End(r Result) {
+	e.metrics.CallEnded(r.Code, r.Took, r.Began.Add(r.Took))
 	e.release(call)
 }
 

@@ -7,10 +7,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
-	"google.golang.org/grpc/codes"
 
 	"github.com/lbproxy/lbproxy/picker"
 )
@@ -163,9 +161,9 @@ func TestLeastRequestAvoidsTheBusy(t *testing.T) {
 	busy := b.pick("")
 	for range 400 {
 		e := b.pick("")
-		defer e.End(codes.OK, 0, time.Now())
+		defer e.End(picker.Result{})
 	}
-	busy.End(codes.OK, 0, time.Now())
+	busy.End(picker.Result{})
 	for _, in := range b.Status().Instances {
 		if in.InFlight < 90 || in.InFlight > 110 {
 			t.Errorf("%s runs %d of 400 calls, want about 100", in.Addr, in.InFlight)
@@ -178,7 +176,7 @@ func TestLeastRequestWeighsTheLoad(t *testing.T) {
 	defer b.Close()
 	for range 1000 {
 		e := b.pick("")
-		defer e.End(codes.OK, 0, time.Now())
+		defer e.End(picker.Result{})
 	}
 	if n := b.Status().Instances[1].InFlight; n < 880 || n > 920 {
 		t.Errorf("the endpoint of weight 9 of 10 runs %d of 1000 calls, want about 900", n)

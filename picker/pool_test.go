@@ -105,7 +105,7 @@ func (b *bench) call(t testing.TB) string {
 	if e == nil {
 		t.Fatal("nothing to pick")
 	}
-	e.End(codes.OK, 0, time.Now())
+	e.End(picker.Result{})
 	return e.Addr()
 }
 
@@ -190,7 +190,7 @@ func TestVersionLimitsThePick(t *testing.T) {
 		if e.Addr() != addr(0) {
 			t.Fatalf("picked %s for version 1.0.0", e.Addr())
 		}
-		e.End(codes.OK, 0, time.Now())
+		e.End(picker.Result{})
 	}
 	if b.pick("3.0.0") != nil {
 		t.Error("picked an endpoint of another version")
@@ -212,7 +212,7 @@ func TestAnEndpointThatLeavesFinishesItsCalls(t *testing.T) {
 	if c.closes != 0 {
 		t.Fatal("closed with a call running")
 	}
-	e.End(codes.OK, 0, time.Now())
+	e.End(picker.Result{})
 	<-c.closed
 	b.Close()
 	if got := b.Status().Instances; len(got) != 0 {
@@ -233,12 +233,12 @@ func TestAnEndpointThatComesBackWhileItDrainsWasNeverAway(t *testing.T) {
 	if got := b.pick(""); got != e || c.closes != 0 {
 		t.Errorf("picked %v after %d closes, want the same endpoint on its old connection", got, c.closes)
 	} else {
-		got.End(codes.OK, 0, time.Now())
+		got.End(picker.Result{})
 	}
 	if c.renewals != 1 {
 		t.Errorf("%d renewals for a new registration, want 1", c.renewals)
 	}
-	e.End(codes.OK, 0, time.Now())
+	e.End(picker.Result{})
 	if c.closes != 0 {
 		t.Error("closed a member at the end of a call")
 	}
@@ -295,8 +295,8 @@ func TestStatusTellsTheLastError(t *testing.T) {
 func TestStatusTellsWhatBecameOfCalls(t *testing.T) {
 	b := ready(picker.RoundRobin, weights(1, 1, 1))
 	good, bad, unused := b.pick(""), b.pick(""), b.pick("")
-	good.End(codes.OK, 10*time.Millisecond, time.Now())
-	bad.End(codes.Unavailable, time.Second, time.Now())
+	good.End(picker.Result{Code: codes.OK, Began: time.Now().Add(-10 * time.Millisecond), Took: 10 * time.Millisecond})
+	bad.End(picker.Result{Code: codes.Unavailable, Began: time.Now().Add(-time.Second), Took: time.Second})
 	unused.Return()
 	for _, in := range b.Status().Instances {
 		switch in.Addr {
@@ -378,7 +378,7 @@ func TestOnlyANewerRegistrationRenewsTheConnection(t *testing.T) {
 			e.SetState(picker.Ready, nil)
 			running := b.pick("")
 			b.Update(instances())
-			defer running.End(codes.OK, 0, time.Now())
+			defer running.End(picker.Result{})
 		}
 		b.Update(instances(discovery.Instance{
 			Addr: addr(0), Weight: 1, Key: step.key, Registered: step.registered, ModRevision: step.modified,
@@ -531,7 +531,7 @@ func TestChangesUnderLoad(t *testing.T) {
 						t.Error("picked a closed endpoint")
 					default:
 					}
-					e.End(codes.OK, 0, time.Now())
+					e.End(picker.Result{})
 				}
 			}
 		})

@@ -3,10 +3,8 @@ package picker_test
 import (
 	"math"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
-	"google.golang.org/grpc/codes"
 
 	"github.com/lbproxy/lbproxy/picker"
 )
@@ -20,7 +18,7 @@ func (b *bench) attempt(t testing.TB, tried ...*picker.Endpoint) *picker.Endpoin
 	if e == nil {
 		t.Fatal("nothing to pick")
 	}
-	e.End(codes.OK, 0, time.Now())
+	e.End(picker.Result{})
 	return e
 }
 

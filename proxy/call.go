@@ -217,7 +217,7 @@ func (c *Call) Cancel(now time.Time) { c.end(codes.Canceled, metrics.FromProxy, 
 func (c *Call) end(code codes.Code, origin metrics.Origin, now time.Time) {
 	took := now.Sub(c.start)
 	if c.endpoint != nil {
-		c.endpoint.End(code, now.Sub(c.asked), now)
+		c.endpoint.End(picker.Result{Code: code, Began: c.asked, Took: now.Sub(c.asked)})
 	}
 	c.metrics.CallEnded(code, origin, took)
 	if c.service != nil {
