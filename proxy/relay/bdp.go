@@ -35,7 +35,7 @@ const (
 type bdp struct {
 	most     int32 // that windows may grow to
 	learnt   int32 // what a stream's has grown to: new ones begin with it
-	unneeded int32 // calls on end that have ended below half of it
+	unneeded int32 // calls in a row that ended below half of it
 
 	rtt     time.Duration // the shortest that was measured; 0 before the first
 	asked   int64         // when the PING, or our SETTINGS, went out whose answer is to come, as UnixNano; 0 if there is none
@@ -62,16 +62,16 @@ func (c *conn) measure(n int) {
 	b.arrived += n
 }
 
-// settled is called when our SETTINGS have been acknowledged.
-func (b *bdp) settled(now time.Time) {
+// onSettingsAck is called when our SETTINGS have been acknowledged.
+func (b *bdp) onSettingsAck(now time.Time) {
 	if b.rtt == 0 && b.asked != 0 {
 		b.rtt, b.asked = b.took(now), 0
 	}
 }
 
-// answered is called when the PING has been. Bytes that came while it was queued behind others do not count: what
+// onPingAck is called when the PING has been answered. Bytes that came while it was queued behind others do not count: what
 // can be on its way is the bandwidth times the shortest round trip.
-func (b *bdp) answered(now time.Time) {
+func (b *bdp) onPingAck(now time.Time) {
 	if b.asked == 0 || b.rtt == 0 {
 		return
 	}
@@ -90,43 +90,43 @@ func (b *bdp) answered(now time.Time) {
 func (b *bdp) took(now time.Time) time.Duration { return time.Duration(max(1, now.UnixNano()-b.asked)) }
 
 // next is what the window of a stream is to become that is due for an update.
-func (b *bdp) next(h *half, now time.Time) int32 {
-	size := h.recv.Size()
-	turned, keptUp := h.recv.Turn()
+func (b *bdp) next(st *stream, now time.Time) int32 {
+	size := st.recv.Size()
+	turned, keptUp := st.recv.Turn()
 	if !turned {
 		return size
 	}
-	took := time.Duration(now.UnixNano() - h.turnedAt)
-	h.turnedAt = now.UnixNano()
+	took := time.Duration(now.UnixNano() - st.turnedAt)
+	st.turnedAt = now.UnixNano()
 	switch {
 	case keptUp:
 		return max(size, min(b.most, max(2*size, b.learnt)))
 	case took < quickTurn:
 		return max(size, min(quickWindow, 2*size))
-	case took > slowTurn && h.recv.Held() > size/4:
+	case took > slowTurn && st.recv.Held() > size/4:
 		return max(size/2, streamWindow)
 	}
 	return size
 }
 
 // resize updates the peer's window of a stream, as far towards a size as there is memory for.
-func (c *conn) resize(h *half, size int32) {
+func (c *conn) resize(st *stream, size int32) {
 	m := &c.core.memory
-	before := h.recv.Grown()
+	before := st.recv.Grown()
 	room := int32(min(m.room(), maxStreamWindow))
-	update := h.recv.Update(min(size, h.recv.Size()+room))
-	m.grown += h.recv.Grown() - before
-	c.bdp.learnt = max(c.bdp.learnt, h.recv.Size())
+	update := st.recv.Update(min(size, st.recv.Size()+room))
+	m.grown += st.recv.Grown() - before
+	c.bdp.learnt = max(c.bdp.learnt, st.recv.Size())
 	if update > 0 {
-		c.out = h2.AppendWindowUpdate(c.writable(), h.id, update)
+		c.out = h2.AppendWindowUpdate(c.writable(), st.id, update)
 		c.mark()
 	}
 }
 
 // widen begins a stream that we have opened with the window that others have needed.
-func (c *conn) widen(h *half) {
+func (c *conn) widen(st *stream) {
 	if c.bdp.learnt > streamWindow {
-		c.resize(h, c.bdp.learnt)
+		c.resize(st, c.bdp.learnt)
 	}
 }
 

@@ -86,7 +86,7 @@ func TestWindowsFollowTheRoundTrip(t *testing.T) {
 			for range 40 {
 				d.round(1, tt.most)
 			}
-			if got := d.b.c.streams[1].half[backend].recv.Size(); got < tt.want*9/10 || got > tt.want {
+			if got := d.b.c.streams[1].streams[backend].recv.Size(); got < tt.want*9/10 || got > tt.want {
 				t.Errorf("the window has %d bytes, want %d", got, tt.want)
 			}
 			d.w.finish()
@@ -103,7 +103,7 @@ func TestWindowsDoNotFollowQueues(t *testing.T) {
 	for range 20 {
 		d.round(1, 1<<30)
 	}
-	if got := d.b.c.streams[1].half[backend].recv.Size(); got > quickWindow {
+	if got := d.b.c.streams[1].streams[backend].recv.Size(); got > quickWindow {
 		t.Errorf("the window has %d bytes, want at most %d", got, quickWindow)
 	}
 	d.w.finish()
@@ -181,8 +181,8 @@ func TestStreamsBeginWithNoMoreThanThereIsMemoryFor(t *testing.T) {
 		d.c.request(true)
 	}
 	sum := 0
-	for _, st := range d.b.c.streams {
-		sum += st.half[backend].recv.Grown()
+	for _, x := range d.b.c.streams {
+		sum += x.streams[backend].recv.Grown()
 	}
 	if sum != maxStreamWindow || sum != d.w.core.memory.grown {
 		t.Errorf("windows are wider by %d bytes in all, and %d are counted, want %d", sum, d.w.core.memory.grown, maxStreamWindow)

@@ -12,26 +12,26 @@ import (
 // blocking drives a connection with goroutines that block: one that reads, and one for each write. It is for
 // whatever is no plain socket, such as TLS, and for systems that have no poller.
 type blocking struct {
-	shard *shard
-	nc    net.Conn
-	buf   []byte // what write writes
+	worker *worker
+	nc     net.Conn
+	buf    []byte // what write writes
 
-	// The shard's lock protects:
+	// The worker's lock protects:
 	conn    *conn
 	closing bool
-	half    bool // our half has been closed
+	hungUp  bool // our half has been closed
 }
 
-func attachBlocking(s *shard, nc net.Conn, ended func(), make func(driver) *conn) *conn {
-	d := &blocking{shard: s, nc: nc}
-	s.enter(func(*core) { d.conn = make(d) })
+func attachBlocking(w *worker, nc net.Conn, ended func(), make func(driver) *conn) *conn {
+	d := &blocking{worker: w, nc: nc}
+	w.run(func(*core) { d.conn = make(d) })
 	go d.read(ended) // ends when the connection does
 	return d.conn
 }
 
 // close implements driver.
 func (d *blocking) close(why error) {
-	d.shard.logEnd(d.conn, transport.Peer(d.nc), why)
+	d.worker.logEnd(d.conn, transport.Peer(d.nc), why)
 	d.closing = true
 	d.nc.SetDeadline(time.Now().Add(lingerTimeout))
 	d.conn.mark() // flush closes
@@ -39,26 +39,26 @@ func (d *blocking) close(why error) {
 
 // flush implements driver.
 func (d *blocking) flush() {
-	if f := d.conn.take(); f != nil {
+	if f := d.conn.output(); f != nil {
 		d.buf = f.append(d.buf[:0])
 		f.advance(len(d.buf)) // nothing stands elsewhere any more
 		go d.write()          // ends when it is written, or the connection closes
 		return
 	}
-	if d.closing && !d.conn.writing && !d.half {
-		d.half = true
+	if d.closing && !d.conn.writing && !d.hungUp {
+		d.hungUp = true
 		go d.closeHalf() // ends at close's deadline at the latest
 	}
 }
 
 func (d *blocking) write() {
 	_, err := d.nc.Write(d.buf)
-	d.shard.enter(func(core *core) {
-		core.blame = d.conn
+	d.worker.run(func(core *core) {
+		core.current = d.conn
 		if cap(d.buf) > maxBuffer {
 			d.buf = nil
 		}
-		d.conn.wrote()
+		d.conn.outputDone()
 		if err != nil {
 			d.conn.discardOutput()
 			d.conn.end(err)
@@ -100,34 +100,34 @@ func (d *blocking) read(ended func()) {
 
 // feed passes on what was read, and tells whether to read on.
 func (d *blocking) feed(b []byte, err error) bool {
-	s, c := d.shard, d.conn
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.setNow(s.age())
+	w, c := d.worker, d.conn
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.setNow(w.age())
 	for more := false; (more || len(b) > 0) && !c.dead; {
-		n, buf := 0, c.space()
+		n, buf := 0, c.readBuf()
 		if !more {
 			n = copy(buf, b)
 			b = b[n:]
 		}
-		s.do(func() {
-			s.core.blame = c
-			more = c.received(n)
+		w.step(func() {
+			w.core.current = c
+			more = c.feed(n)
 		})
-		s.flush()
-		c.rest()
+		w.flush()
+		c.releaseReadBuf()
 		if more {
-			s.mu.Unlock()
+			w.mu.Unlock()
 			runtime.Gosched()
-			s.mu.Lock()
+			w.mu.Lock()
 		}
 	}
 	if err != nil {
-		s.do(func() {
-			s.core.blame = c
+		w.step(func() {
+			w.core.current = c
 			c.end(err)
 		})
-		s.flush()
+		w.flush()
 	}
 	return !c.dead
 }

@@ -378,7 +378,7 @@ func TestAgain(t *testing.T) {
 	t.Run("not what is too long", func(t *testing.T) {
 		w, c, b := pair(t)
 		id := c.request(false)
-		c.data(id, make([]byte, maxReplay+1), false)
+		c.data(id, make([]byte, maxRetryBuffer+1), false)
 		refuse(w, b)
 		if got := c.got(); len(got) == 0 || got[len(got)-1] != "RST 1 REFUSED_STREAM" {
 			t.Errorf("the caller got %q", got)

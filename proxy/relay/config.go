@@ -9,7 +9,7 @@ import (
 
 // Config is how an [Engine] is dimensioned, and what its peers can make it hold and do.
 type Config struct {
-	// Workers is into how many parts callers' connections are divided. Each has its own lock and its own
+	// Workers is how many workers share the callers' connections. Each has its own lock and its own
 	// connections to the backends, and carries what about one core can.
 	Workers int
 	// Memory is how many bytes of calls' fields and DATA all workers together hold. Beyond it, the callers
@@ -19,7 +19,7 @@ type Config struct {
 	MaxStreams uint32
 	// MaxHeaderList is the longest field block that is taken, as SETTINGS_MAX_HEADER_LIST_SIZE counts.
 	MaxHeaderList uint32
-	// MaxGlitches is how many frames that cost us and help nobody a peer may send on end within ten seconds,
+	// MaxGlitches is how many useless frames (PING, empty DATA, ...) a peer may send in a row within ten seconds,
 	// and how many streams it may reset in that time.
 	MaxGlitches int
 	// MaxUnread is how many bytes may wait to be written to a peer that does not read.

@@ -32,26 +32,26 @@ const (
 
 // driver does the I/O of a connection. Its methods return at once.
 type driver interface {
-	// flush writes what take gives out.
+	// flush writes what output returns.
 	flush()
-	// close ends the connection, after what take has given out last has been written as far as possible.
+	// close ends the connection, after writing as much as possible of what output returned last.
 	close(why error)
 }
 
 // conn is one HTTP/2 connection: a caller's, to which we are the server, or one to a backend.
 type conn struct {
 	// Immutable:
-	core     *core
-	side     side // who is at the other end
-	driver   driver
-	front    *front    // of a caller's
-	upstream *upstream // of one to a backend
-	link     *link
+	core      *core
+	side      side // who is at the other end
+	driver    driver
+	listener  *listener // of a caller's
+	pool      *connPool // of one to a backend
+	handshake *handshake
 
 	// Reading:
-	in        []byte // in[r:w] has been read and not been understood: in the core's buffer, or between reads in rests
+	in        []byte // in[r:w] has been read and not been parsed: in the core's buffer, or between reads in unparsed
 	r, w      int
-	rests     *block // what of the last read was not understood; nil if there is nothing
+	unparsed  *block // what of the last read was not parsed; nil if there is nothing
 	dec       *hpack.Decoder
 	block     []byte         // of the HEADERS whose CONTINUATION is still to come
 	blockOf   h2.FrameHeader // of those HEADERS; on stream 0 if there are none
@@ -60,7 +60,7 @@ type conn struct {
 	bdp       bdp
 	peer      h2.Settings
 	heard     time.Time // from the peer, last
-	calm      calm
+	glitches  glitches
 	pace      pace
 	work      int // done since others had their turn
 
@@ -74,12 +74,12 @@ type conn struct {
 	acks     *acks   // nil before the first PING
 	enc      *hpack.Encoder
 	send     h2.SendWindow
-	blocked  line // streams that have something to send
+	blocked  fairQueue // streams that have something to send
 
-	streams   map[uint32]*stream
+	streams   map[uint32]*exchange
 	crossings *crossings // nil if there are none
 	nextID    uint32     // of the stream that we open next
-	takenID   uint32     // what nextID was when take gave out last: of later streams the peer knows nothing
+	takenID   uint32     // what nextID was when output returned something last: of later streams the peer knows nothing
 	lastID    uint32     // of the streams that the peer has opened
 
 	held      int        // what a caller's calls are charged with
@@ -91,9 +91,9 @@ type conn struct {
 	introduced bool // our SETTINGS have been sent
 	greeted    bool // the peer's SETTINGS have come
 	writing    bool // the driver has not finished what it took
-	marked     bool // is among core.dirty
-	borrows    bool // is among core.borrowers
-	doomed     bool // is among core.doomed
+	marked     bool // is in core.dirty
+	borrows    bool // is in core.borrowers
+	overLimit  bool // is in core.overLimit
 	served     bool // a backend has answered a call
 	leaving    bool // GOAWAY was sent or has come: no more streams
 	finished   bool // it is to close as soon as its last stream has ended
@@ -103,16 +103,16 @@ type conn struct {
 func (c *core) newConn(s side, d driver) *conn {
 	cn := &conn{
 		core: c, side: s, driver: d,
-		recv:    h2.NewReceiveWindow(connWindow, connWindow),
-		bdp:     newBDP(),
-		peer:    h2.DefaultSettings(),
-		calm:    calm{since: c.now},
-		send:    h2.InitialWindow,
-		dec:     hpack.NewDecoder(),
-		enc:     hpack.NewEncoder(),
-		blocked: line{side: s},
-		streams: map[uint32]*stream{},
-		nextID:  1,
+		recv:     h2.NewReceiveWindow(connWindow, connWindow),
+		bdp:      newBDP(),
+		peer:     h2.DefaultSettings(),
+		glitches: glitches{since: c.now},
+		send:     h2.InitialWindow,
+		dec:      hpack.NewDecoder(),
+		enc:      hpack.NewEncoder(),
+		blocked:  fairQueue{side: s},
+		streams:  map[uint32]*exchange{},
+		nextID:   1,
 	}
 	c.conns[cn] = struct{}{}
 	c.metrics.ConnectionOpened(s.String())
@@ -149,9 +149,9 @@ func (c *conn) introduce() {
 }
 
 // newCaller takes a caller in.
-func (c *core) newCaller(d driver, f *front) *conn {
+func (c *core) newCaller(d driver, l *listener) *conn {
 	cn := c.newConn(caller, d)
-	cn.front = f
+	cn.listener = l
 	cn.heard = c.now
 	cn.life.fire = cn.expire
 	c.set(&cn.life, c.now.Add(c.cfg.HandshakeTimeout))
@@ -164,36 +164,37 @@ func (c *core) newCaller(d driver, f *front) *conn {
 // spread is a duration within a tenth of d, so that those who came together do not all leave together.
 func spread(d time.Duration) time.Duration { return d - d/10 + rand.N(d/5+1) }
 
-// space is where the driver reads to, until rest: a buffer that all connections of the core share.
-func (c *conn) space() []byte {
+// readBuf is where the driver reads to, until releaseReadBuf: a buffer that all connections of the core share.
+func (c *conn) readBuf() []byte {
 	c.r, c.w, c.in = 0, copy(c.core.readBuffer, c.in[c.r:c.w]), c.core.readBuffer
-	if c.rests != nil {
-		c.core.storage.put(c.rests)
-		c.rests = nil
+	if c.unparsed != nil {
+		c.core.storage.put(c.unparsed)
+		c.unparsed = nil
 		c.core.chargeConn(c)
 	}
 	return c.in[c.w:]
 }
 
-// rest keeps what has been read and not been understood, so that others may read. Nothing is borrowed any more.
-func (c *conn) rest() {
+// releaseReadBuf frees the shared buffer for others: what has not been parsed moves to memory of our own. Nothing is
+// borrowed any more.
+func (c *conn) releaseReadBuf() {
 	left := c.in[c.r:c.w]
 	c.in, c.r, c.w = nil, 0, len(left)
 	if len(left) > 0 && !c.dead {
-		c.rests = c.core.storage.getAll(len(left))
-		c.rests.data = append(c.rests.data, left...)
-		c.in = c.rests.data
+		c.unparsed = c.core.storage.getAll(len(left))
+		c.unparsed.data = append(c.unparsed.data, left...)
+		c.in = c.unparsed.data
 		c.core.chargeConn(c)
 	}
 }
 
-// received understands n more bytes, which the driver has read to space. It tells whether there is more to be
-// understood after others have had their turn, by being called again for no bytes.
-func (c *conn) received(n int) (more bool) {
+// feed parses n more bytes, which the driver has read to readBuf. True: it stopped after maxWork; call it again with 0
+// when others have had their turn.
+func (c *conn) feed(n int) (more bool) {
 	c.w += n
 	c.work = 0
 	c.heard = c.core.now
-	more, err := c.understand()
+	more, err := c.parse()
 	if err != nil {
 		c.fail(err)
 		return false
@@ -204,13 +205,13 @@ func (c *conn) received(n int) (more bool) {
 	return more
 }
 
-func (c *conn) understand() (more bool, err error) {
+func (c *conn) parse() (more bool, err error) {
 	if c.preface > 0 {
 		if err := c.readPreface(); err != nil {
 			return false, err
 		}
 	}
-	if c.upstream != nil && !c.greeted {
+	if c.pool != nil && !c.greeted {
 		if err := transport.ForeignGreeting(c.in[c.r:c.w]); err != nil {
 			return false, ungreeted{err, metrics.CauseProtocol}
 		}
@@ -239,8 +240,8 @@ func (c *conn) understand() (more bool, err error) {
 				return false, err
 			}
 		}
-		c.core.relieve()
-		c.core.blame = c
+		c.core.enforceLimits()
+		c.core.current = c
 	}
 	return false, nil
 }

@@ -10,7 +10,7 @@ import (
 	"github.com/lbproxy/lbproxy/proxy/transport"
 )
 
-// How an upstream is kept connected. One goroutine does it, and waits most of the time.
+// How a pool is kept connected. One goroutine does it, and waits most of the time.
 
 const (
 	// moment is how long a connection must last that has worked, if it has served calls.
@@ -25,144 +25,144 @@ type tooLate time.Duration
 func (e tooLate) Error() string { return fmt.Sprintf("no greeting within %s", time.Duration(e)) }
 
 // run keeps the endpoint connected and tells it how it stands. It ends by stop.
-func (u *upstream) run() {
-	defer u.finish()
-	for u.ctx.Err() == nil {
-		c := u.connect(u.ctx, picker.Failed)
+func (p *connPool) run() {
+	defer p.finish()
+	for p.ctx.Err() == nil {
+		c := p.connect(p.ctx, picker.Failed)
 		for c != nil {
-			c = u.stay(c)
+			c = p.stay(c)
 		}
 	}
 }
 
-func (u *upstream) finish() {
-	u.shard.enter(func(c *core) {
-		u.closed = true
-		c.timers.remove(&u.pause)
+func (p *connPool) finish() {
+	p.worker.run(func(c *core) {
+		p.closed = true
+		c.timers.remove(&p.pause)
 	})
-	u.additional.Wait()
-	close(u.stopped)
+	p.additional.Wait()
+	close(p.stopped)
 }
 
-func (u *upstream) setState(state picker.State, cause error) {
-	u.destination.setState(u.shard.core.index, state, cause)
+func (p *connPool) setState(state picker.State, cause error) {
+	p.all.setState(p.worker.core.index, state, cause)
 	if state != picker.Ready {
-		u.shard.enter(u.repick)
+		p.worker.run(p.repick)
 	}
 }
 
 // connect makes a connection that takes calls, however often it must try. It returns nil when ctx is done. Meanwhile is
 // how the endpoint stands for as long as it fails.
-func (u *upstream) connect(ctx context.Context, meanwhile picker.State) *conn {
-	for u.pauseBetween(ctx) {
-		u.began = time.Now()
-		c, err := u.attempt(ctx, u.failures, func(err error) { u.setState(meanwhile, err) }, false)
+func (p *connPool) connect(ctx context.Context, meanwhile picker.State) *conn {
+	for p.pauseBetween(ctx) {
+		p.began = time.Now()
+		c, err := p.attempt(ctx, p.failures, func(err error) { p.setState(meanwhile, err) }, false)
 		switch {
 		case err == nil:
-			if u.failures > 0 {
-				u.destination.dialer.Revived()
+			if p.failures > 0 {
+				p.all.dialer.Revived()
 			}
 			return c
 		case ctx.Err() != nil:
 			return nil
 		}
-		u.failures++
-		u.unreached = true
-		u.setState(meanwhile, err)
+		p.failures++
+		p.unreached = true
+		p.setState(meanwhile, err)
 	}
 	return nil
 }
 
 // stay is with a connection until it takes no more calls, and returns the one that has taken its place, if one has.
-func (u *upstream) stay(c *conn) *conn {
-	u.setState(picker.Ready, nil)
+func (p *connPool) stay(c *conn) *conn {
+	p.setState(picker.Ready, nil)
 	for wanted := true; wanted; {
 		select {
-		case <-u.again:
-			if c.link.generation == u.destination.generation.Load() {
+		case <-p.again:
+			if c.handshake.generation == p.all.generation.Load() {
 				continue // it has been made since
 			}
-			if next := u.replace(c); next != nil {
+			if next := p.replace(c); next != nil {
 				return next
 			}
-		case <-c.link.over:
-		case <-u.ctx.Done():
+		case <-c.handshake.over:
+		case <-p.ctx.Done():
 		}
 		wanted = false
 	}
-	if u.ctx.Err() != nil {
-		u.end(c)
+	if p.ctx.Err() != nil {
+		p.end(c)
 		return nil
 	}
-	if u.judge(c.link); u.failures <= 1 {
-		u.setState(picker.Connecting, c.link.err)
+	if p.judge(c.handshake); p.failures <= 1 {
+		p.setState(picker.Connecting, c.handshake.err)
 	} else {
-		u.setState(picker.Failed, fmt.Errorf("connections are made, and end without use: %w", c.link.err))
+		p.setState(picker.Failed, fmt.Errorf("connections are made, and end without use: %w", c.handshake.err))
 	}
 	return nil
 }
 
 // replace makes a connection for another registration, while c takes calls.
-func (u *upstream) replace(c *conn) *conn {
-	ctx, stop := context.WithCancel(u.ctx)
+func (p *connPool) replace(c *conn) *conn {
+	ctx, stop := context.WithCancel(p.ctx)
 	defer stop()
 	go func() { // ends with ctx
 		select {
-		case <-c.link.over:
-			if !errors.Is(c.link.err, errRenewed) {
+		case <-c.handshake.over:
+			if !errors.Is(c.handshake.err, errRenewed) {
 				stop() // there is none any more that could be replaced
 			}
 		case <-ctx.Done():
 		}
 	}()
-	u.failures = 0
-	return u.connect(ctx, picker.Ready)
+	p.failures = 0
+	return p.connect(ctx, picker.Ready)
 }
 
 // judge counts what a connection has come to. One that ended within a moment, or has served nothing, is not better than
 // one that could not be made: a server that greets and closes must not be connected to without a pause.
-func (u *upstream) judge(l *link) {
-	u.unreached = false
+func (p *connPool) judge(l *handshake) {
+	p.unreached = false
 	var goneAway *goAwayError
 	graceful := errors.As(l.err, &goneAway) && goneAway.graceful()
 	lasted := time.Since(l.began)
 	switch {
 	case lasted >= transport.ConnectBackoffMax, l.served && lasted >= moment, l.served && graceful:
-		u.failures = 0
-	case l.served, u.destination.servedSince(l.began), graceful && lasted >= blink:
-		u.failures = 1 // it is of use, or would have been if this worker had had calls
+		p.failures = 0
+	case l.served, p.all.servedSince(l.began), graceful && lasted >= blink:
+		p.failures = 1 // it is of use, or would have been if this worker had had calls
 	default:
-		u.failures++
+		p.failures++
 	}
 }
 
 // pauseBetween waits between attempts, and returns false when ctx is done. The time is counted from the beginning of the
 // last attempt, and grows; with many endpoints that are down, each waits longer for its turn.
-func (u *upstream) pauseBetween(ctx context.Context) bool {
-	if u.failures == 0 {
+func (p *connPool) pauseBetween(ctx context.Context) bool {
+	if p.failures == 0 {
 		return ctx.Err() == nil
 	}
-	pause := time.NewTimer(time.Until(u.began.Add(transport.Backoff(u.failures))))
+	pause := time.NewTimer(time.Until(p.began.Add(transport.Backoff(p.failures))))
 	defer pause.Stop()
-	if early, done := await(ctx, u, pause.C); early || done {
+	if early, done := await(ctx, p, pause.C); early || done {
 		return !done
 	}
-	place := u.destination.dialer.Retry(u.failures)
+	place := p.all.dialer.Retry(p.failures)
 	defer place.Leave()
-	_, done := await(ctx, u, place.Called())
+	_, done := await(ctx, p, place.Called())
 	return !done
 }
 
 // await waits for c, for what makes it worth trying early, or until ctx is done.
-func await[T any](ctx context.Context, u *upstream, c <-chan T) (early, done bool) {
-	nudged := u.nudged
-	if !u.unreached {
+func await[T any](ctx context.Context, p *connPool, c <-chan T) (early, done bool) {
+	nudged := p.nudged
+	if !p.unreached {
 		nudged = nil // workers must not have each other try a server over and over that greets and closes
 	}
 	select {
 	case <-c:
-	case <-u.again:
-		u.failures = 0
+	case <-p.again:
+		p.failures = 0
 		return true, false
 	case <-nudged:
 		return true, false
@@ -174,8 +174,8 @@ func await[T any](ctx context.Context, u *upstream, c <-chan T) (early, done boo
 
 // attempt makes a connection that takes calls, or says why not. Others may have to be waited for first: only then does
 // time begin to count.
-func (u *upstream) attempt(ctx context.Context, failures int, tellSlow func(error), additional bool) (*conn, error) {
-	end, err := u.destination.dialer.Turn(ctx)
+func (p *connPool) attempt(ctx context.Context, failures int, tellSlow func(error), additional bool) (*conn, error) {
+	end, err := p.all.dialer.Turn(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -183,73 +183,73 @@ func (u *upstream) attempt(ctx context.Context, failures int, tellSlow func(erro
 	patience := transport.Patience(failures)
 	slow := transport.NewSlow(failures, patience, tellSlow)
 	defer slow.End()
-	generation := u.destination.generation.Load()
-	share := u.destination.share
+	generation := p.all.generation.Load()
+	share := p.all.share
 	if err := share.Take(); err != nil {
 		return nil, err
 	}
-	nc, err := u.destination.dialer.Dial(ctx, u.destination.endpoint.Addr(), patience)
+	nc, err := p.all.dialer.Dial(ctx, p.all.endpoint.Addr(), patience)
 	if err != nil {
 		share.Return()
 		return nil, err
 	}
 	slow.Connected()
-	c, err := u.shard.attach(nc, share.Return, func(d driver) *conn {
-		c := u.newConn(u.shard.core, d, additional)
-		c.link.began, c.link.generation = time.Now(), generation
+	c, err := p.worker.attach(nc, share.Return, func(d driver) *conn {
+		c := p.newConn(p.worker.core, d, additional)
+		c.handshake.began, c.handshake.generation = time.Now(), generation
 		return c
 	})
 	if err != nil {
 		share.Return()
 		return nil, err
 	}
-	return u.greeting(ctx, c, patience)
+	return p.greeting(ctx, c, patience)
 }
 
 // greeting waits until the backend has greeted.
-func (u *upstream) greeting(ctx context.Context, c *conn, patience time.Duration) (*conn, error) {
+func (p *connPool) greeting(ctx context.Context, c *conn, patience time.Duration) (*conn, error) {
 	late := time.NewTimer(patience)
 	defer late.Stop()
 	giveUp := errFinished
 	select {
-	case <-c.link.ready:
+	case <-c.handshake.ready:
 		return c, nil
-	case <-c.link.over:
+	case <-c.handshake.over:
 	case <-late.C:
 		giveUp = tooLate(patience)
 	case <-ctx.Done():
 	}
-	u.shard.enter(func(*core) {
+	p.worker.run(func(*core) {
 		if !c.greeted {
 			c.end(giveUp)
 		}
 	})
 	select {
-	case <-c.link.ready: // after all
+	case <-c.handshake.ready: // after all
 		return c, nil
 	default:
-		return nil, c.link.err
+		return nil, c.handshake.err
 	}
 }
 
 // end ends a connection that is not needed any more.
-func (u *upstream) end(c *conn) { u.shard.enter(func(*core) { c.end(errFinished) }) }
+func (p *connPool) end(c *conn) { p.worker.run(func(*core) { c.end(errFinished) }) }
 
 // dialAdditional makes one more connection and stays with it.
-func (u *upstream) dialAdditional() {
+func (p *connPool) dialAdditional() {
 	failures := 0
-	u.shard.enter(func(*core) { failures = u.vain })
-	c, err := u.attempt(u.ctx, failures, func(error) {}, true)
+	p.worker.run(func(*core) { failures = p.growFailures })
+	c, err := p.attempt(p.ctx, failures, func(error) {}, true)
 	if err != nil {
-		u.shard.enter(u.grewNot)
-		if u.ctx.Err() == nil {
-			u.destination.tell(fmt.Errorf("one more connection, for calls that wait for a stream: %w", err))
+		p.worker.run(p.growFailed)
+		if p.ctx.Err() == nil {
+			p.all.reportFailure(fmt.Errorf("one more connection, for calls that wait for a stream: %w", err))
 		}
 		return
 	}
 	select {
-	case <-c.link.over:
-	case <-u.ctx.Done():
-		u.end(c)
+	case <-c.handshake.over:
+	case <-p.ctx.Done():
+		p.end(c)
 	}
 }

@@ -56,7 +56,7 @@ func TestGrowth(t *testing.T) {
 		w, c, _ := pair(t, oneStream)
 		c.request(true)
 		c.request(true)
-		delete(w.dialling, w.upstreams["a:1"])
+		delete(w.dialling, w.pools["a:1"])
 		more := w.connected("a:1", true)
 		c.request(true)
 		wantWish(t, w, false)
@@ -113,10 +113,10 @@ func TestGrowthInVain(t *testing.T) {
 
 // renewed is a connection for the instance's next registration.
 func (w *world) renewed(addr string) *peer {
-	u := w.upstreams[addr]
-	u.destination.generation.Add(1)
+	pool := w.pools[addr]
+	pool.all.generation.Add(1)
 	p := w.dialled(addr)
-	p.c.link.generation = u.destination.generation.Load()
+	p.c.handshake.generation = pool.all.generation.Load()
 	return p
 }
 
@@ -277,7 +277,7 @@ func TestOneOfTwoConnections(t *testing.T) {
 func TestStreamIDsUsedUp(t *testing.T) {
 	w, c, b := pair(t)
 	b.c.nextID = h2.MaxStreamID - 2
-	link := b.c.link
+	link := b.c.handshake
 	c.request(true)
 	select {
 	case <-link.over:

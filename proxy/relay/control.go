@@ -1,9 +1,6 @@
 package relay
 
 import (
-	"fmt"
-	"time"
-
 	"github.com/lbproxy/lbproxy/proxy/h2"
 )
 
@@ -11,7 +8,7 @@ import (
 
 func (c *conn) onSettings(h h2.FrameHeader, payload []byte) error {
 	if h.Flags.Has(h2.FlagAck) {
-		c.bdp.settled(c.core.now)
+		c.bdp.onSettingsAck(c.core.now)
 		return c.glitch("acknowledgements of SETTINGS")
 	}
 	before := c.peer.InitialWindowSize
@@ -29,26 +26,26 @@ func (c *conn) onSettings(h h2.FrameHeader, payload []byte) error {
 	c.pump()
 	if !c.greeted {
 		c.greeted = true
-		if c.upstream != nil {
-			c.upstream.greeted(c)
+		if c.pool != nil {
+			c.pool.onSettings(c)
 		} else {
 			c.startAging()
 		}
-	} else if c.upstream != nil {
-		c.upstream.admit(c.core)
+	} else if c.pool != nil {
+		c.pool.admit(c.core)
 	}
 	return c.glitch("SETTINGS")
 }
 
 // growWindows changes the windows of all streams by n, which may be negative.
 func (c *conn) growWindows(n int32) error {
-	for _, st := range c.streams {
-		if !st.half[c.side].send.Grow(n) {
+	for _, x := range c.streams {
+		if !x.streams[c.side].send.Grow(n) {
 			return h2.ConnectionError{Code: h2.FlowControlError, Reason: "SETTINGS_INITIAL_WINDOW_SIZE makes a window exceed 2^31-1"}
 		}
-		c.unblock(st)
+		c.unblock(x)
 	}
-	return c.glitches(len(c.streams)/100, "changes of SETTINGS_INITIAL_WINDOW_SIZE with many streams")
+	return c.addGlitches(len(c.streams)/100, "changes of SETTINGS_INITIAL_WINDOW_SIZE with many streams")
 }
 
 func (c *conn) onWindowUpdate(h h2.FrameHeader, payload []byte) error {
@@ -63,14 +60,14 @@ func (c *conn) onWindowUpdate(h h2.FrameHeader, payload []byte) error {
 		c.pump()
 		return c.glitch("WINDOW_UPDATE")
 	}
-	st := c.streams[h.StreamID]
-	if st == nil {
+	x := c.streams[h.StreamID]
+	if x == nil {
 		return c.notOpen(h)
 	}
-	if !st.half[c.side].send.Grow(n) {
+	if !x.streams[c.side].send.Grow(n) {
 		return h2.StreamError{StreamID: h.StreamID, Code: h2.FlowControlError, Reason: "the window exceeds 2^31-1"}
 	}
-	c.unblock(st)
+	c.unblock(x)
 	c.pump()
 	return c.glitch("WINDOW_UPDATE")
 }
@@ -93,62 +90,16 @@ func (c *conn) onPriority(h h2.FrameHeader, payload []byte) error {
 }
 
 func (c *conn) onRSTStream(h h2.FrameHeader, payload []byte) error {
-	st := c.streams[h.StreamID]
-	if st == nil {
+	x := c.streams[h.StreamID]
+	if x == nil {
 		return c.notOpen(h)
 	}
 	code := h2.ParseRSTStream(payload)
-	c.forget(st)
+	c.forget(x)
 	if c.side == caller {
-		st.cancelled(c.core)
-		return c.resetAgain()
+		x.cancelled(c.core)
+		return c.countReset()
 	}
-	st.refused(c.core, code)
+	x.refused(c.core, code)
 	return nil
 }
-
-func (c *conn) onGoAway(payload []byte) error {
-	last, code, text := h2.ParseGoAway(payload)
-	if c.side == caller {
-		return c.glitch("GOAWAY") // it is about us opening streams; its own go on
-	}
-	c.leaving = true
-	c.link.goneAway = &goAwayError{code: code, text: string(text[:min(len(text), maxGoAwayText)])}
-	if code == h2.EnhanceYourCalm {
-		c.link.goneAway.pingInterval = c.pingLess(string(text))
-	}
-	c.upstream.over(c, c.link.goneAway)
-	for id, st := range c.streams {
-		if id > last {
-			c.expectCrossing(id, st.half[backend].window()) // some reset them one by one as well
-			c.forget(st)
-			st.refused(c.core, h2.RefusedStream)
-		}
-	}
-	c.upstream.retire(c, c.link.goneAway)
-	return c.glitch("GOAWAY")
-}
-
-// maxGoAwayText is how much is kept of what a backend says with GOAWAY.
-const maxGoAwayText = 128
-
-// goAwayError is a backend's GOAWAY.
-type goAwayError struct {
-	code         h2.ErrCode
-	text         string        // what it says about it, in no particular form
-	pingInterval time.Duration // what comes of it; 0 for nothing
-}
-
-func (e *goAwayError) Error() string {
-	text := "the backend has sent GOAWAY " + e.code.String()
-	if e.text != "" {
-		text += fmt.Sprintf(" %q", e.text)
-	}
-	if e.pingInterval > 0 {
-		text += fmt.Sprintf("; it is asked by PINGs every %s from now on, raise keepalive.time for its service", e.pingInterval)
-	}
-	return text
-}
-
-// graceful says that the backend has nothing against us.
-func (e *goAwayError) graceful() bool { return e.code == h2.NoError }

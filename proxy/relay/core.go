@@ -9,31 +9,31 @@ import (
 	"github.com/lbproxy/lbproxy/proxy/h2/hpack"
 )
 
-// core is the protocol state of one shard: its connections and the calls between them. Bytes and time go in,
-// bytes and wishes come out; it does no I/O itself, and whoever calls into it holds the shard's lock, has set
-// now, and calls relieve in the end.
+// core is the protocol state of one worker: its connections and the calls between them. Bytes and time go in,
+// bytes and requests to its host come out. It does no I/O itself. Whoever calls into it holds the worker's lock, has set
+// now, and calls enforceLimits afterwards.
 type core struct {
 	cfg     Config
-	index   int // of the shard
-	wishes  wishes
+	index   int // of the worker
+	host    host
 	metrics *metrics.Relay
 	now     time.Time
 
 	conns      map[*conn]struct{}
-	dirty      []*conn // have bytes to be written
-	borrowers  []*conn // have some of them in read buffers
-	free       *stream // used ones, to be used again
-	frees      int     // how many
-	calls      int     // that run
-	readBuffer []byte  // that connections are read to, one at a time
-	buffers    buffers // for what connections write
-	storage    storage // for what calls hold
+	dirty      []*conn   // have bytes to be written
+	borrowers  []*conn   // have some of them in read buffers
+	free       *exchange // used ones, to be used again
+	frees      int       // how many
+	calls      int       // that run
+	readBuffer []byte    // that connections are read to, one at a time
+	buffers    buffers   // for what connections write
+	storage    storage   // for what calls hold
 	timers     timers
-	resume     timer                // with what a defect has cut short
-	waiting    map[*stream]struct{} // for an endpoint to connect
+	resume     timer                  // with what a defect has cut short
+	waiting    map[*exchange]struct{} // for an endpoint to connect
 	memory     memory
-	doomed     []*conn // are to end as soon as nothing else is being done
-	blame      *conn   // whose doing is being handled
+	overLimit  []*conn // to be closed between frames
+	current    *conn   // the connection being served; a panic costs this one
 
 	// The field block decoded last, whose fields stand here until the next.
 	fields  []hpack.Field
@@ -45,25 +45,25 @@ type core struct {
 	draining bool
 }
 
-// wishes are what the core wants of its driver.
-type wishes interface {
-	// wakeAt has expire called at t or soon after, and perhaps before. The zero time is never.
+// host is what the core asks of whoever drives it.
+type host interface {
+	// wakeAt asks for a call of expire at t or soon after, and perhaps before. The zero time is never.
 	wakeAt(t time.Time)
-	// wakeWhen has retry called when the channel closes.
+	// wakeWhen asks for a call of repickWaiting when the channel closes.
 	wakeWhen(again <-chan struct{})
-	// dial has one more connection made for u.
-	dial(u *upstream)
+	// dial asks for one more connection for p.
+	dial(p *connPool)
 }
 
-func newCore(cfg Config, index int, m *metrics.Relay, w wishes) *core {
+func newCore(cfg Config, index int, m *metrics.Relay, w host) *core {
 	c := &core{
-		cfg: cfg, index: index, metrics: m, wishes: w,
+		cfg: cfg, index: index, metrics: m, host: w,
 		conns:      map[*conn]struct{}{},
-		waiting:    map[*stream]struct{}{},
+		waiting:    map[*exchange]struct{}{},
 		readBuffer: make([]byte, readBuffer),
 		memory:     memory{limit: int(cfg.Memory) / cfg.Workers},
 	}
-	c.resume.fire = (*core).retry
+	c.resume.fire = (*core).repickWaiting
 	return c
 }
 
@@ -84,21 +84,21 @@ func (s side) String() string {
 	return metrics.PeerBackend
 }
 
-// newStream returns a stream that is not in use.
-func (c *core) newStream() *stream {
+// newExchange returns an exchange that is not in use.
+func (c *core) newExchange() *exchange {
 	c.calls++
-	st := c.free
-	if st == nil {
-		st = new(stream)
-		st.timer.fire = st.timedOut
-		return st
+	x := c.free
+	if x == nil {
+		x = new(exchange)
+		x.timer.fire = x.timedOut
+		return x
 	}
-	c.free, st.next = st.next, nil
+	c.free, x.next = x.next, nil
 	c.frees--
-	return st
+	return x
 }
 
-// maxFree, maxKept and maxKeptFields bound what is kept for other calls: streams, buffers that are not the storage's,
+// maxFree, maxKept and maxKeptFields bound what is kept for other calls: exchanges, buffers that are not the storage's,
 // and lists of fields.
 const (
 	maxFree       = 512
@@ -106,24 +106,24 @@ const (
 	maxKeptFields = 128
 )
 
-// recycle makes a stream that nothing refers to ready for another call.
-func (c *core) recycle(st *stream) {
+// recycle makes an exchange that nothing refers to ready for another call.
+func (c *core) recycle(x *exchange) {
 	c.calls--
-	c.timers.remove(&st.timer)
-	c.storage.clear(&st.body)
-	for i := range st.half {
-		c.storage.clear(&st.half[i].queue)
-		c.forgetGrowth(&st.half[i])
+	c.timers.remove(&x.timer)
+	c.storage.clear(&x.retryBuffer)
+	for i := range x.streams {
+		c.storage.clear(&x.streams[i].queue)
+		c.forgetGrowth(&x.streams[i])
 	}
-	c.chargeWith(st, 0)
+	c.chargeWith(x, 0)
 	if c.frees == maxFree {
 		return
 	}
-	for i := range st.half {
-		st.half[i] = half{trailers: keptFields(st.half[i].trailers)}
+	for i := range x.streams {
+		x.streams[i] = stream{trailers: keptFields(x.streams[i].trailers)}
 	}
-	*st = stream{half: st.half, request: keptFields(st.request), timer: st.timer, next: c.free}
-	c.free = st
+	*x = exchange{streams: x.streams, request: keptFields(x.request), timer: x.timer, next: c.free}
+	c.free = x
 	c.frees++
 }
 
@@ -151,10 +151,10 @@ func cleared(fields []hpack.Field) []hpack.Field {
 // set sets a timer; the zero time is never.
 func (c *core) set(t *timer, at time.Time) {
 	c.timers.set(t, at)
-	c.wishes.wakeAt(c.timers.next())
+	c.host.wakeAt(c.timers.next())
 }
 
-// expire has what is due happen.
+// expire fires the timers that are due.
 func (c *core) expire() {
 	for {
 		t := c.timers.takeDue(c.now)
@@ -163,24 +163,24 @@ func (c *core) expire() {
 		}
 		t.fire(c)
 	}
-	c.wishes.wakeAt(c.timers.next())
+	c.host.wakeAt(c.timers.next())
 }
 
-// retry picks again for the calls that wait for an endpoint.
-func (c *core) retry() {
-	for st := range c.waiting {
-		c.blame = st.owner
-		st.pick(c)
+// repickWaiting picks again for the calls that wait for an endpoint.
+func (c *core) repickWaiting() {
+	for x := range c.waiting {
+		c.current = x.owner
+		x.pick(c)
 	}
 }
 
-// relieve ends what must not go on. It is called when nothing else is being done.
-func (c *core) relieve() {
-	for len(c.doomed) > 0 {
-		last := len(c.doomed) - 1
-		cn := c.doomed[last]
-		c.doomed = c.doomed[:last]
-		c.blame = cn
+// enforceLimits closes connections over a limit; only between frames, as it pulls streams away.
+func (c *core) enforceLimits() {
+	for len(c.overLimit) > 0 {
+		last := len(c.overLimit) - 1
+		cn := c.overLimit[last]
+		c.overLimit = c.overLimit[:last]
+		c.current = cn
 		cn.fail(errUnread)
 	}
 	if c.memory.exceeded() {
@@ -210,8 +210,8 @@ func (c *core) drainAll() {
 // failAll fails the calls that still run when the proxy must end, and lets their connections go.
 func (c *core) failAll() {
 	for cn := range c.callers() {
-		for _, st := range cn.streams {
-			st.fail(c, proxy.ErrDraining())
+		for _, x := range cn.streams {
+			x.fail(c, proxy.ErrDraining())
 		}
 		cn.onPingAck(drainPing)
 	}

@@ -165,16 +165,16 @@ const (
 	maxLate    = lateFrames * maxCrossings
 )
 
-// closedInPeace notes that both sides have ended a stream. Its peer may not know when it gives a window or cancels, and
+// expectLate notes that both sides have ended a stream. Its peer may not know when it gives a window or cancels, and
 // that is ignored (RFC 9113, section 5.1); which stream it was for need not be remembered.
-func (c *conn) closedInPeace() { c.calm.late = min(c.calm.late+lateFrames, maxLate) }
+func (c *conn) expectLate() { c.glitches.late = min(c.glitches.late+lateFrames, maxLate) }
 
 // takeLate tells whether a frame is one of those that cross with END_STREAM.
 func (c *conn) takeLate(h h2.FrameHeader) bool {
-	if c.calm.late == 0 || h.Type != h2.FrameWindowUpdate && h.Type != h2.FrameRSTStream {
+	if c.glitches.late == 0 || h.Type != h2.FrameWindowUpdate && h.Type != h2.FrameRSTStream {
 		return false
 	}
-	c.calm.late--
+	c.glitches.late--
 	return true
 }
 

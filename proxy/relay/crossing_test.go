@@ -100,11 +100,11 @@ func TestFramesThatCrossAReset(t *testing.T) {
 			w, c, b := pair(t)
 			for _, p := range tt.close(w, c, b) {
 				p.got()
-				before := p.c.calm
+				before := p.c.glitches
 				p.late()
 				want(t, p)
-				if p.c.calm != before {
-					t.Errorf("what the %s could not know is held against it: %+v, before %+v", p.side, p.c.calm, before)
+				if p.c.glitches != before {
+					t.Errorf("what the %s could not know is held against it: %+v, before %+v", p.side, p.c.glitches, before)
 				}
 			}
 			if c.closed {
@@ -129,13 +129,13 @@ func TestFramesBehindAnEarlyAnswer(t *testing.T) {
 	c.request(false)
 	b.only(1, "3")
 	b.got()
-	before := b.c.calm
+	before := b.c.glitches
 	b.fr.WriteWindowUpdate(1, 100)
 	b.fr.WriteRSTStream(1, http2.ErrCodeNo)
 	b.send()
 	want(t, b)
-	if b.c.calm != before {
-		t.Errorf("that is held against it: %+v, before %+v", b.c.calm, before)
+	if b.c.glitches != before {
+		t.Errorf("that is held against it: %+v, before %+v", b.c.glitches, before)
 	}
 	w.finish()
 }
@@ -146,11 +146,11 @@ func TestResetsBehindGoAway(t *testing.T) {
 	c.request(true)
 	c.request(true)
 	b.goAway(1)
-	before := b.c.calm
+	before := b.c.glitches
 	b.fr.WriteRSTStream(3, http2.ErrCodeRefusedStream)
 	b.send()
-	if b.c.calm != before {
-		t.Errorf("that is held against it: %+v, before %+v", b.c.calm, before)
+	if b.c.glitches != before {
+		t.Errorf("that is held against it: %+v, before %+v", b.c.glitches, before)
 	}
 	b.only(1, "0")
 	want(t, c, "HEADERS 1 :status=200 grpc-status=0 end")
@@ -169,14 +169,14 @@ func TestFramesThatCrossTheEnd(t *testing.T) {
 			}
 			p := [...]*peer{caller: c, backend: b}[s]
 			p.got()
-			before := p.c.calm.glitches
+			before := p.c.glitches.inARow
 			for id := uint32(1); id < 2*calls; id += 2 {
 				p.fr.WriteWindowUpdate(id, 1)
 				p.fr.WriteRSTStream(id, http2.ErrCodeCancel)
 			}
 			p.send()
 			want(t, p)
-			if got := p.c.calm.glitches; got != before {
+			if got := p.c.glitches.inARow; got != before {
 				t.Errorf("%d glitches are counted, before %d", got, before)
 			}
 			n := 0
@@ -225,7 +225,7 @@ func TestManyFramesThatCrossResets(t *testing.T) {
 	}
 	c.send()
 	c.end()
-	before := b.c.calm
+	before := b.c.glitches
 	for id := uint32(3); id <= 2*calls; id += 2 {
 		b.fr.WriteHeaders(http2.HeadersFrameParam{
 			StreamID: id, EndHeaders: true, BlockFragment: b.block([]string{":status", "200", "content-type", "application/grpc"}),
@@ -236,8 +236,8 @@ func TestManyFramesThatCrossResets(t *testing.T) {
 		b.fr.WriteRSTStream(id, http2.ErrCodeNo)
 	}
 	b.send()
-	if b.closed || b.c.calm != before {
-		t.Fatalf("that is held against it: %+v, before %+v; the connection has ended: %v", b.c.calm, before, b.closed)
+	if b.closed || b.c.glitches != before {
+		t.Fatalf("that is held against it: %+v, before %+v; the connection has ended: %v", b.c.glitches, before, b.closed)
 	}
 	b.only(1, "0")
 	want(t, other, "HEADERS 1 :status=200 grpc-status=0 end")

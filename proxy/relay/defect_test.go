@@ -41,7 +41,7 @@ func newServed(t *testing.T) *served {
 	return s
 }
 
-func (s *served) shard() *shard { return s.engine.shards[0] }
+func (s *served) worker() *worker { return s.engine.workers[0] }
 
 // remote is a caller's end of a real connection.
 type remote struct {
@@ -71,10 +71,10 @@ func (s *served) connect(p *proxy.Policy) *remote {
 	io.WriteString(nc, h2.ClientPreface)
 	r.fr.WriteSettings()
 	r.await(http2.FrameSettings)
-	s.shard().mu.Lock()
-	defer s.shard().mu.Unlock()
-	for c := range s.shard().core.callers() {
-		if c.front.listener == l.Addr().String() {
+	s.worker().mu.Lock()
+	defer s.worker().mu.Unlock()
+	for c := range s.worker().core.callers() {
+		if c.listener.addr == l.Addr().String() {
 			r.conn = c
 		}
 	}
@@ -147,7 +147,7 @@ func (s *served) wantDefects(defects, ended int) {
 
 func TestDefectInACall(t *testing.T) {
 	s := newServed(t)
-	good, bad := s.connect(s.world.front.policy), s.connect(nil)
+	good, bad := s.connect(s.world.listener.policy), s.connect(nil)
 	good.unharmed()
 	bad.request()
 	bad.awaitEnd()
@@ -158,18 +158,18 @@ func TestDefectInACall(t *testing.T) {
 // What the defect has left of a call may be in no state to be ended in order.
 func TestDefectInATimer(t *testing.T) {
 	s := newServed(t)
-	good, bad := s.connect(s.world.front.policy), s.connect(s.world.front.policy)
+	good, bad := s.connect(s.world.listener.policy), s.connect(s.world.listener.policy)
 	bad.request()
 	bad.fr.WritePing(false, [8]byte{})
 	bad.await(http2.FramePing)
 	var call proxy.Call
-	s.shard().enter(func(c *core) {
-		st := bad.conn.streams[1]
-		call, st.call = st.call, proxy.Call{} // which panics
-		c.timers.set(&st.timer, c.now)
+	s.worker().run(func(c *core) {
+		x := bad.conn.streams[1]
+		call, x.call = x.call, proxy.Call{} // which panics
+		c.timers.set(&x.timer, c.now)
 	})
 	defer call.Cancel(time.Now())
-	s.shard().enter(s.shard().expire)
+	s.worker().run(s.worker().expire)
 	bad.awaitEnd()
 	good.unharmed()
 	s.wantDefects(1, 1)
@@ -177,12 +177,12 @@ func TestDefectInATimer(t *testing.T) {
 
 func TestDefectWhileWriting(t *testing.T) {
 	s := newServed(t)
-	good, bad := s.connect(s.world.front.policy), s.connect(s.world.front.policy)
-	s.shard().enter(func(c *core) {
-		st := &stream{owner: bad.conn}
-		st.half[caller].id = 1
-		bad.conn.blocked.add(st, bad.conn)
-		st.half[caller].last, st.owner = trailers, nil // to be ended once there is room, which panics
+	good, bad := s.connect(s.world.listener.policy), s.connect(s.world.listener.policy)
+	s.worker().run(func(c *core) {
+		x := &exchange{owner: bad.conn}
+		x.streams[caller].id = 1
+		bad.conn.blocked.add(x, bad.conn)
+		x.streams[caller].last, x.owner = trailers, nil // to be ended once there is room, which panics
 		bad.conn.goAway(0)
 	})
 	bad.awaitEnd()
@@ -192,11 +192,11 @@ func TestDefectWhileWriting(t *testing.T) {
 
 func TestDefectThatNobodyIsBlamedFor(t *testing.T) {
 	s := newServed(t)
-	good := s.connect(s.world.front.policy)
-	s.shard().enter(func(c *core) {
+	good := s.connect(s.world.listener.policy)
+	s.worker().run(func(c *core) {
 		c.timers.set(&timer{fire: func(*core) { panic("made by the test") }}, c.now)
 	})
-	s.shard().enter(s.shard().expire)
+	s.worker().run(s.worker().expire)
 	good.unharmed()
 	s.wantDefects(1, 0)
 }
@@ -205,11 +205,11 @@ func TestDefectThatNobodyIsBlamedFor(t *testing.T) {
 func TestDefectDoesNotStopTime(t *testing.T) {
 	s := newServed(t)
 	fired := make(chan struct{})
-	s.shard().enter(func(c *core) {
+	s.worker().run(func(c *core) {
 		c.timers.set(&timer{fire: func(*core) { panic("made by the test") }}, c.now)
 		c.timers.set(&timer{fire: func(*core) { close(fired) }}, c.now.Add(time.Millisecond))
 	})
-	s.shard().enter(s.shard().expire)
+	s.worker().run(s.worker().expire)
 	select {
 	case <-fired:
 	case <-time.After(5 * time.Second):

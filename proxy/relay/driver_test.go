@@ -42,9 +42,9 @@ type running struct {
 	closed func()
 }
 
-type makePoller = func(*shard) (*poller, error)
+type makePoller = func(*worker) (*poller, error)
 
-func noPoller(*shard) (*poller, error) { return nil, errors.ErrUnsupported }
+func noPoller(*worker) (*poller, error) { return nil, errors.ErrUnsupported }
 
 type listen = func(*testing.T) (l net.Listener, target string)
 

@@ -1,7 +1,7 @@
 // Package relay is an engine that relays HTTP/2 frames: payloads, compression, user-agent, unknown fields and
 // trailers pass as they are, in their order.
 //
-// Its core is a state machine that does no I/O and holds no lock; a shard drives it with sockets and timers.
+// Its core is a state machine that does no I/O and holds no lock; a worker drives it with sockets and timers.
 // It decides how bytes move between a caller's stream and a backend's: windows, order, the end of either, and
 // which calls can safely be sent again. Which way a call goes is package proxy's, what frames look like
 // package proxy/h2's.
@@ -30,22 +30,22 @@ var _ proxy.Engine = (*Engine)(nil)
 
 // Engine implements [proxy.Engine].
 type Engine struct {
-	shards      []*shard
+	workers     []*worker
 	descriptors *transport.Descriptors
 	dialer      *transport.Dialer
 	callers     sync.WaitGroup // their connections
-	turn        atomic.Uint32  // of the shards to get a caller's connection
+	turn        atomic.Uint32  // of the workers to get a caller's connection
 
 	mu        sync.Mutex // protects:
 	listeners []net.Listener
 	down      bool
 }
 
-// front is one listener's way into the policy.
-type front struct {
-	policy   *proxy.Policy
-	listener string
-	service  string // that the listener is bound to, if any
+// listener is where callers come from, and the policy for their calls.
+type listener struct {
+	policy  *proxy.Policy
+	addr    string
+	service string // that the listener is bound to, if any
 }
 
 // New returns an engine that serves nothing yet.
@@ -54,36 +54,36 @@ func New(cfg Config, d *transport.Descriptors, m *metrics.Relay, log *zap.Logger
 }
 
 func newEngine(
-	cfg Config, d *transport.Descriptors, m *metrics.Relay, log *zap.Logger, newPoller func(*shard) (*poller, error),
+	cfg Config, d *transport.Descriptors, m *metrics.Relay, log *zap.Logger, newPoller func(*worker) (*poller, error),
 ) *Engine {
 	e := &Engine{descriptors: d, dialer: transport.NewDialer()}
 	log = log.WithOptions(logsample.First(5, time.Second)) // peers can make much of it happen without end
 	for i := range cfg.Workers {
-		s := newShard(cfg, i, m, log)
-		s.start(newPoller)
-		e.shards = append(e.shards, s)
+		w := newWorker(cfg, i, m, log)
+		w.start(newPoller)
+		e.workers = append(e.workers, w)
 	}
-	d.OnCrowd(e.partWithIdle)
+	d.OnCrowd(e.drainIdle)
 	return e
 }
 
 // Dial implements [proxy.Engine].
 func (e *Engine) Dial(ep *picker.Endpoint) picker.Conn {
-	d := &destination{
-		endpoint: ep, states: make([]picker.State, len(e.shards)), share: e.descriptors.Share(len(e.shards)), dialer: e.dialer,
+	all := &endpointConns{
+		endpoint: ep, states: make([]picker.State, len(e.workers)), share: e.descriptors.Share(len(e.workers)), dialer: e.dialer,
 	}
-	for _, s := range e.shards {
-		d.upstreams = append(d.upstreams, newUpstream(s, d))
+	for _, w := range e.workers {
+		all.pools = append(all.pools, newConnPool(w, all))
 	}
-	for _, u := range d.upstreams {
-		go u.run() // ends by Close, which waits for it
+	for _, p := range all.pools {
+		go p.run() // ends by Close, which waits for it
 	}
-	return d
+	return all
 }
 
 // Serve implements [proxy.Engine].
 func (e *Engine) Serve(p *proxy.Policy, l net.Listener, service string) error {
-	f := &front{policy: p, listener: l.Addr().String(), service: service}
+	from := &listener{policy: p, addr: l.Addr().String(), service: service}
 	if !e.add(l) {
 		return l.Close()
 	}
@@ -91,7 +91,7 @@ func (e *Engine) Serve(p *proxy.Policy, l net.Listener, service string) error {
 		nc, err := e.descriptors.Accept(l)
 		switch {
 		case err == nil:
-			e.accept(nc, f)
+			e.accept(nc, from)
 		case e.isDown():
 			return nil
 		default:
@@ -100,23 +100,23 @@ func (e *Engine) Serve(p *proxy.Policy, l net.Listener, service string) error {
 	}
 }
 
-func (e *Engine) accept(nc net.Conn, f *front) {
+func (e *Engine) accept(nc net.Conn, l *listener) {
 	e.callers.Add(1)
 	ended := func() {
 		e.descriptors.CallerGone()
 		e.callers.Done()
 	}
-	s := e.shards[e.turn.Add(1)%uint32(len(e.shards))]
-	if _, err := s.attach(nc, ended, func(d driver) *conn { return s.core.newCaller(d, f) }); err != nil {
+	w := e.workers[e.turn.Add(1)%uint32(len(e.workers))]
+	if _, err := w.attach(nc, ended, func(d driver) *conn { return w.core.newCaller(d, l) }); err != nil {
 		e.descriptors.AcceptFailed(nc.LocalAddr(), err)
 		ended()
 	}
 }
 
-// partWithIdle asks up to n callers to leave that are idle, and returns how many there are.
-func (e *Engine) partWithIdle(n int) (parted int) {
-	each := (n + len(e.shards) - 1) / len(e.shards)
-	e.enterAll(func(c *core) { parted += c.partWithIdle(each) })
+// drainIdle asks up to n callers to leave that are idle, and returns how many there are.
+func (e *Engine) drainIdle(n int) (parted int) {
+	each := (n + len(e.workers) - 1) / len(e.workers)
+	e.runAll(func(c *core) { parted += c.drainIdle(each) })
 	return parted
 }
 
@@ -143,7 +143,7 @@ func (e *Engine) Shutdown(ctx context.Context) {
 		l.Close()
 	}
 	e.mu.Unlock()
-	e.enterAll((*core).drainAll)
+	e.runAll((*core).drainAll)
 	gone := make(chan struct{})
 	go func() { // ends when the last caller's connection has, which is waited for below
 		e.callers.Wait()
@@ -152,21 +152,21 @@ func (e *Engine) Shutdown(ctx context.Context) {
 	select {
 	case <-gone:
 	case <-ctx.Done():
-		e.enterAll((*core).failAll)
+		e.runAll((*core).failAll)
 		select {
 		case <-gone:
 		case <-time.After(flushTimeout):
-			e.enterAll((*core).endAll)
+			e.runAll((*core).endAll)
 			<-gone
 		}
 	}
-	for _, s := range e.shards {
-		s.close()
+	for _, w := range e.workers {
+		w.close()
 	}
 }
 
-func (e *Engine) enterAll(f func(*core)) {
-	for _, s := range e.shards {
-		s.enter(f)
+func (e *Engine) runAll(f func(*core)) {
+	for _, w := range e.workers {
+		w.run(f)
 	}
 }

@@ -49,9 +49,9 @@ func (t timerfd) set(d time.Duration) {
 	syscall.RawSyscall6(unix.SYS_TIMERFD_SETTIME, uintptr(t), 0, uintptr(unsafe.Pointer(&at)), 0, 0, 0)
 }
 
-// door has Go's poller wait for an epoll instance, and costs next to nothing while it does not: only then is the
+// goPollWait makes Go's poller wait for an epoll instance, and costs next to nothing while it does not: only then is the
 // instance watched by another one, which Go's watches always.
-type door struct {
+type goPollWait struct {
 	inner  epoll
 	outer  epoll
 	file   *os.File // outer
@@ -61,8 +61,8 @@ type door struct {
 	event  [1]unix.EpollEvent
 }
 
-func newDoor(inner epoll) (d *door, err error) {
-	d = &door{inner: inner}
+func newGoPollWait(inner epoll) (d *goPollWait, err error) {
+	d = &goPollWait{inner: inner}
 	if d.outer, err = newEpoll(); err != nil {
 		return nil, err
 	}
@@ -89,7 +89,7 @@ func newDoor(inner epoll) (d *door, err error) {
 }
 
 // wait waits until there are events. It tells whether there were none before.
-func (d *door) wait() (waited bool) {
+func (d *goPollWait) wait() (waited bool) {
 	if err := d.outer.control(unix.EPOLL_CTL_MOD, int(d.inner), unix.EPOLLIN|unix.EPOLLONESHOT); err != nil {
 		return false
 	}
@@ -98,7 +98,7 @@ func (d *door) wait() (waited bool) {
 	return d.closed
 }
 
-func (d *door) close() { d.file.Close() }
+func (d *goPollWait) close() { d.file.Close() }
 
 func rawRead(fd int, b []byte) (int, error) {
 	n, _, errno := syscall.RawSyscall(unix.SYS_READ, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(len(b)))

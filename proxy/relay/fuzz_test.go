@@ -389,9 +389,9 @@ func (in *interleaved) doMore(what, whom, n byte) {
 		in.hog.resume()
 		in.hog.settings(setting{ID: http2.SettingInitialWindowSize, Val: uint32(n) * 300})
 	case 24:
-		if w.dialling[w.upstreams[addr]] && n&3 == 0 {
+		if w.dialling[w.pools[addr]] && n&3 == 0 {
 			w.unreachable(addr)
-		} else if w.dialling[w.upstreams[addr]] {
+		} else if w.dialling[w.pools[addr]] {
 			in.others[i] = w.additional(addr, setting{ID: http2.SettingMaxConcurrentStreams, Val: uint32(n % 8)})
 		}
 	case 25:

@@ -13,31 +13,31 @@ import (
 // What calls say of themselves in gRPC, with fields and resets.
 
 // begins notes what the fields that begin a response say of its status.
-func (st *stream) begins(fields []hpack.Field) {
+func (x *exchange) begins(fields []hpack.Field) {
 	status := fields[0].Value
-	st.speaks = plainHTTP
+	x.speaks = plainHTTP
 	if status == "200" { // else it is no gRPC's, whatever it says that it is
-		st.speaks = dialectOf(valueOf(fields, "content-type"))
+		x.speaks = dialectOf(valueOf(fields, "content-type"))
 	}
-	st.code = codeOfHTTP(status)
-	if st.speaks == plainHTTP && status[0] == '2' {
-		if d, _ := st.wants(); d == plainHTTP {
-			st.code = codes.OK
+	x.code = codeOfHTTP(status)
+	if x.speaks == plainHTTP && status[0] == '2' {
+		if d, _ := x.wants(); d == plainHTTP {
+			x.code = codes.OK
 		}
 	}
 }
 
 // ends notes the status in the fields that end a response. Where it is not there, what is known of it stands.
-func (st *stream) ends(fields []hpack.Field) {
+func (x *exchange) ends(fields []hpack.Field) {
 	if status := valueOf(fields, "grpc-status"); status != "" {
-		st.code = parseStatus(status)
+		x.code = parseStatus(status)
 	}
 }
 
 // rejected says whether the response is one that no gRPC library reads to its end: its fields decide.
-func (st *stream) rejected() bool {
-	d, _ := st.wants()
-	return st.answered && st.speaks == plainHTTP && d != plainHTTP
+func (x *exchange) rejected() bool {
+	d, _ := x.wants()
+	return x.answered && x.speaks == plainHTTP && d != plainHTTP
 }
 
 func parseStatus(s string) codes.Code {

@@ -9,26 +9,26 @@ import (
 // check fails the test if the core's state is not sound.
 func (w *world) check() {
 	w.t.Helper()
-	free := map[*stream]bool{}
-	for st := w.core.free; st != nil; st = st.next {
-		if free[st] {
+	free := map[*exchange]bool{}
+	for x := w.core.free; x != nil; x = x.next {
+		if free[x] {
 			w.t.Fatal("a stream is free twice")
 		}
-		free[st] = true
-		for s := range st.half {
-			if st.half[s].conn != nil || st.half[s].turn != nil || st.queued || st.timer.place > 0 || st.charged != 0 {
-				w.t.Fatalf("a free stream is in use: %+v", st.half[s])
+		free[x] = true
+		for s := range x.streams {
+			if x.streams[s].conn != nil || x.streams[s].flow != nil || x.queued || x.timer.place > 0 || x.charged != 0 {
+				w.t.Fatalf("a free stream is in use: %+v", x.streams[s])
 			}
 		}
 	}
 	for _, p := range w.peers {
 		w.checkConn(p.c, free)
 	}
-	for _, u := range w.upstreams {
-		w.checkLine(&u.queue, func(st *stream) bool { return !free[st] && st.queued && st.half[backend].conn == nil })
+	for _, pool := range w.pools {
+		w.checkLine(&pool.queue, func(x *exchange) bool { return !free[x] && x.queued && x.streams[backend].conn == nil })
 	}
-	for st := range w.core.waiting {
-		if free[st] || st.timer.place == 0 {
+	for x := range w.core.waiting {
+		if free[x] || x.timer.place == 0 {
 			w.t.Fatal("a free stream waits for an endpoint, or one waits without end")
 		}
 	}
@@ -70,14 +70,14 @@ func (w *world) checkMemory() {
 	}
 	for _, p := range w.peers {
 		c, held := p.c, 0
-		for _, st := range c.streams {
-			if st.owner == c {
-				held += st.holds()
-				for i := range st.half {
-					ownAll(&st.half[i].queue)
-					grown += st.half[i].recv.Grown()
+		for _, x := range c.streams {
+			if x.owner == c {
+				held += x.holds()
+				for i := range x.streams {
+					ownAll(&x.streams[i].queue)
+					grown += x.streams[i].recv.Grown()
 				}
-				ownAll(&st.body)
+				ownAll(&x.retryBuffer)
 			}
 		}
 		if c.held != held {
@@ -98,9 +98,9 @@ func (w *world) checkMemory() {
 			w.t.Fatalf("pieces of %d bytes in blocks of %d are counted as %d in %d", pieced, blocks, c.pieced, c.blocks)
 		}
 		left := 0
-		if c.rests != nil {
-			own(c.rests)
-			left = cap(c.rests.data)
+		if c.unparsed != nil {
+			own(c.unparsed)
+			left = cap(c.unparsed.data)
 		}
 		if want := cap(c.out) + cap(c.flight.frames) + blocks + cap(c.block) + left; !c.dead && c.charged != want || c.dead && c.charged != 0 {
 			w.t.Fatalf("a connection is charged with %d bytes and holds %d", c.charged, want)
@@ -125,25 +125,25 @@ func (w *world) checkMemory() {
 }
 
 // checkLine fails the test if a line is not sound, or one that stands in it does not belong there.
-func (w *world) checkLine(l *line, belongs func(*stream) bool) {
+func (w *world) checkLine(q *fairQueue, belongs func(*exchange) bool) {
 	w.t.Helper()
 	n := 0
-	for t := l.first; t != nil; t = t.after {
-		if t.first == nil || l.turns[t.owner] != t {
+	for f := q.first; f != nil; f = f.after {
+		if f.first == nil || q.flows[f.owner] != f {
 			w.t.Fatal("an owner that has nothing in line gets a turn")
 		}
-		for st := t.first; st != nil; st = st.half[l.side].after {
-			if n++; st.half[l.side].turn != t || st.owner != t.owner || !belongs(st) {
-				w.t.Fatalf("a stream stands in line that does not belong there: %+v", st.half[l.side])
+		for x := f.first; x != nil; x = x.streams[q.side].after {
+			if n++; x.streams[q.side].flow != f || x.owner != f.owner || !belongs(x) {
+				w.t.Fatalf("a stream stands in line that does not belong there: %+v", x.streams[q.side])
 			}
 		}
 	}
-	if n != l.len || len(l.turns) > n {
-		w.t.Fatalf("a line of %d says it has %d, of %d owners", n, l.len, len(l.turns))
+	if n != q.len || len(q.flows) > n {
+		w.t.Fatalf("a line of %d says it has %d, of %d owners", n, q.len, len(q.flows))
 	}
 }
 
-func (w *world) checkConn(c *conn, free map[*stream]bool) {
+func (w *world) checkConn(c *conn, free map[*exchange]bool) {
 	w.t.Helper()
 	if c.dead && (len(c.streams) > 0 || c.blocked.len > 0 || c.crossings != nil) {
 		w.t.Fatal("a dead connection has streams")
@@ -151,36 +151,36 @@ func (w *world) checkConn(c *conn, free map[*stream]bool) {
 	if c.crossings != nil && c.crossings.expiry.place == 0 {
 		w.t.Fatal("streams that have ended are remembered for ever")
 	}
-	for id, st := range c.streams {
-		w.seen[st] = struct{}{}
-		h := &st.half[c.side]
+	for id, x := range c.streams {
+		w.seen[x] = struct{}{}
+		st := &x.streams[c.side]
 		switch {
-		case free[st]:
+		case free[x]:
 			w.t.Fatalf("stream %d is free and live", id)
-		case h.conn != c || h.id != id:
+		case st.conn != c || st.id != id:
 			w.t.Fatalf("stream %d does not know its connection", id)
-		case h.send < -h2.MaxWindow:
-			w.t.Fatalf("stream %d: window %d", id, h.send)
-		case h.recv.Held() < 0:
-			w.t.Fatalf("stream %d: more was given back than was received: %d", id, h.recv.Held())
-		case h.turn == nil && !h.done && h.queue.len > 0 && h.send > 0:
+		case st.send < -h2.MaxWindow:
+			w.t.Fatalf("stream %d: window %d", id, st.send)
+		case st.recv.Held() < 0:
+			w.t.Fatalf("stream %d: more was given back than was received: %d", id, st.recv.Held())
+		case st.flow == nil && !st.done && st.queue.len > 0 && st.send > 0:
 			w.t.Fatalf("stream %d could send and is not in line", id)
-		case h.turn == nil && !h.done && h.queue.len == 0 && h.last != nothing:
+		case st.flow == nil && !st.done && st.queue.len == 0 && st.last != nothing:
 			w.t.Fatalf("stream %d could end and is not in line", id)
 		}
-		if h.queue.len > maxStreamWindow+maxReplay {
-			w.t.Fatalf("stream %d holds %d bytes", id, h.queue.len)
+		if st.queue.len > maxStreamWindow+maxRetryBuffer {
+			w.t.Fatalf("stream %d holds %d bytes", id, st.queue.len)
 		}
-		if h.queue.cap > 2*(h.queue.len+maxBlock) {
-			w.t.Fatalf("stream %d keeps %d bytes to hold %d", id, h.queue.cap, h.queue.len)
+		if st.queue.cap > 2*(st.queue.len+maxBlock) {
+			w.t.Fatalf("stream %d keeps %d bytes to hold %d", id, st.queue.cap, st.queue.len)
 		}
 	}
 	if c.recv.Held() != 0 {
 		w.t.Fatalf("the connection's window is short of %d bytes", c.recv.Held())
 	}
-	w.checkLine(&c.blocked, func(st *stream) bool {
-		h := &st.half[c.side]
-		return c.streams[h.id] == st && !h.done && (h.queue.len > 0 || h.last != nothing)
+	w.checkLine(&c.blocked, func(x *exchange) bool {
+		st := &x.streams[c.side]
+		return c.streams[st.id] == x && !st.done && (st.queue.len > 0 || st.last != nothing)
 	})
 }
 
@@ -203,19 +203,19 @@ func (w *world) checkEmpty() {
 		w.t.Errorf("%v connections are counted", n)
 	}
 	c := w.core
-	for _, u := range w.upstreams {
-		c.timers.remove(&u.pause) // an endpoint's, which lives on
+	for _, pool := range w.pools {
+		c.timers.remove(&pool.pause) // an endpoint's, which lives on
 	}
 	if len(c.conns) != 0 || len(c.timers.h) != 0 || len(c.waiting) != 0 {
 		w.t.Errorf("left: %d connections, %d timers, %d waiting", len(c.conns), len(c.timers.h), len(c.waiting))
 	}
-	for addr, u := range w.upstreams {
-		if u.queue.len != 0 || len(u.conns) != 0 {
-			w.t.Errorf("left at %s: %d queued, %d connections", addr, u.queue.len, len(u.conns))
+	for addr, pool := range w.pools {
+		if pool.queue.len != 0 || len(pool.conns) != 0 {
+			w.t.Errorf("left at %s: %d queued, %d connections", addr, pool.queue.len, len(pool.conns))
 		}
 	}
-	for st := c.free; st != nil; st = st.next {
-		delete(w.seen, st)
+	for x := c.free; x != nil; x = x.next {
+		delete(w.seen, x)
 	}
 	if c.calls != 0 {
 		w.t.Errorf("%d calls are still counted", c.calls)

@@ -26,9 +26,9 @@ const (
 var keepalivePing = [8]byte{'a', 'l', 'i', 'v', 'e'}
 
 // watch begins to look after a connection that a call is opened on, as its service wants it.
-func (c *conn) watch(k proxy.Keepalive) {
+func (c *conn) keepAlive(k proxy.Keepalive) {
 	if k.Time > 0 {
-		k.Time = max(k.Time, time.Duration(c.upstream.destination.pingInterval.Load()))
+		k.Time = max(k.Time, time.Duration(c.pool.all.pingInterval.Load()))
 	}
 	if c.keepalive == nil {
 		if k.Time <= 0 {
@@ -45,7 +45,7 @@ func (c *conn) watch(k proxy.Keepalive) {
 
 func (c *conn) checkAlive(core *core) {
 	k := c.keepalive
-	core.blame = c
+	core.current = c
 	switch {
 	case len(c.streams) == 0 || k.Time <= 0:
 		return // until the next call
@@ -75,7 +75,7 @@ func (c *conn) keepsAlive() {
 // pingLess doubles the time between PINGs to the endpoint, on whatever connection, if the backend ends this one for too
 // many of them (gRFC A8). It returns what that time is now; 0 if it stays as it was.
 func (c *conn) pingLess(text string) time.Duration {
-	k, interval := c.keepalive, &c.upstream.destination.pingInterval
+	k, interval := c.keepalive, &c.pool.all.pingInterval
 	if k == nil || !k.pinged && text != tooManyPings || k.Time <= 0 {
 		return 0
 	}

@@ -235,7 +235,7 @@ func TestTooManyPings(t *testing.T) {
 		want(t, b, "HEADERS 1 end")
 		w.pass(time.Millisecond)
 		want(t, b, "PING ack=false")
-		if text := b.c.upstream.destination.pingInterval.Load(); time.Duration(text) != maxPingInterval {
+		if text := b.c.pool.all.pingInterval.Load(); time.Duration(text) != maxPingInterval {
 			t.Errorf("PINGs are %s apart", time.Duration(text))
 		}
 		w.finish()
@@ -248,7 +248,7 @@ func TestGoAwayIsTold(t *testing.T) {
 	b.fr.WriteGoAway(1, http2.ErrCodeEnhanceYourCalm, []byte("too_many_pings\x00"+strings.Repeat("x", 1000)))
 	b.send()
 	const says = `the backend has sent GOAWAY ENHANCE_YOUR_CALM "too_many_pings\x00xxx`
-	if got := b.c.link.err.Error(); !strings.HasPrefix(got, says) || len(got) > 300 {
+	if got := b.c.handshake.err.Error(); !strings.HasPrefix(got, says) || len(got) > 300 {
 		t.Errorf("the connection is over because %s; want %s", got, says)
 	}
 	b.end()
@@ -373,13 +373,13 @@ func TestPartingWithIdleCallers(t *testing.T) {
 
 	part := func(n, parted int) {
 		t.Helper()
-		if got := w.core.partWithIdle(n); got != parted {
+		if got := w.core.drainIdle(n); got != parted {
 			t.Errorf("%d callers are asked to leave, want %d", got, parted)
 		}
 		w.step()
 	}
 	part(10, 0)
-	w.pass(restless - time.Second)
+	w.pass(minIdle - time.Second)
 	part(2, 2)
 	want(t, silent, "GOAWAY 2147483647 NO_ERROR", "PING ack=false", "GOAWAY 0 NO_ERROR")
 	want(t, second, "GOAWAY 2147483647 NO_ERROR", "PING ack=false")

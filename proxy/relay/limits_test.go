@@ -274,7 +274,7 @@ func TestBackendThatDoesNotRead(t *testing.T) {
 	if got := len(b.c.out); got > highWater+12_000 {
 		t.Errorf("%d bytes stand to be written to a backend that does not read", got)
 	}
-	waiting := w.upstreams["a:1"].queue.len
+	waiting := w.pools["a:1"].queue.len
 	if waiting < calls/4 || int(w.metric("lbproxy_endpoint_waiting")) != waiting {
 		t.Errorf("%d calls wait, %v are counted", waiting, w.metric("lbproxy_endpoint_waiting"))
 	}
@@ -469,13 +469,13 @@ func TestWorkIsBounded(t *testing.T) {
 	if len(frames) > readBuffer {
 		t.Fatalf("%d bytes do not fit into a buffer", len(frames))
 	}
-	parts, more := 1, c.c.received(copy(c.c.space(), frames))
+	parts, more := 1, c.c.feed(copy(c.c.readBuf(), frames))
 	for ; more; parts++ {
 		if got := int(c.c.lastID+1) / 2; got > parts {
 			t.Fatalf("%d blocks are decoded in %d parts", got, parts)
 		}
 		w.step()
-		more = c.c.received(0)
+		more = c.c.feed(0)
 	}
 	w.step()
 	if got := len(b.streams); got != calls || parts < calls {

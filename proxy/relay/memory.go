@@ -21,34 +21,34 @@ func (m *memory) scarce() bool { return m.used > m.limit/spareable }
 // room is by how much windows may still grow: the less, the more is held.
 func (m *memory) room() int { return max(0, min(m.limit/spareable-m.grown, m.limit/2-m.used)) }
 
-// forgetGrowth is called when a half's window has served its purpose.
-func (c *core) forgetGrowth(h *half) {
-	c.memory.grown -= h.recv.Grown()
-	h.recv = h2.ReceiveWindow{}
+// forgetGrowth is called when a stream's window has served its purpose.
+func (c *core) forgetGrowth(st *stream) {
+	c.memory.grown -= st.recv.Grown()
+	st.recv = h2.ReceiveWindow{}
 }
 
 // streamOverhead is what a call costs beside its bytes.
 const streamOverhead = 1 << 10
 
 // charge brings what a call is charged with up to date, and its caller's connection with it.
-func (c *core) charge(st *stream) { c.chargeWith(st, st.holds()) }
+func (c *core) charge(x *exchange) { c.chargeWith(x, x.holds()) }
 
-func (st *stream) holds() int {
-	return streamOverhead + int(st.size) + st.trailers + st.body.cap + st.half[caller].queue.cap + st.half[backend].queue.cap
+func (x *exchange) holds() int {
+	return streamOverhead + int(x.size) + x.trailers + x.retryBuffer.cap + x.streams[caller].queue.cap + x.streams[backend].queue.cap
 }
 
-func (c *core) chargeWith(st *stream, holds int) {
-	more := holds - st.charged
-	st.charged = holds
-	st.owner.held += more
+func (c *core) chargeWith(x *exchange, holds int) {
+	more := holds - x.charged
+	x.charged = holds
+	x.owner.held += more
 	c.memory.used += more
 }
 
 // chargeConn brings what a connection is charged with for itself up to date.
 func (c *core) chargeConn(cn *conn) {
 	holds := cap(cn.out) + cap(cn.flight.frames) + cn.blocks + cap(cn.block)
-	if cn.rests != nil {
-		holds += cap(cn.rests.data)
+	if cn.unparsed != nil {
+		holds += cap(cn.unparsed.data)
 	}
 	if cn.dead {
 		holds = 0
@@ -70,7 +70,7 @@ func (c *core) shed() {
 			return
 		}
 		if cn.charged > cn.held || !c.shedCalls(cn, target) {
-			c.blame = cn
+			c.current = cn
 			cn.fail(errMemory)
 		}
 	}
@@ -90,12 +90,12 @@ func (c *core) largest() (most *conn) {
 // shedCalls fails the larger calls of a connection until the target is met, and tells whether that was of use.
 func (c *core) shedCalls(cn *conn, target int) bool {
 	before, mean := c.memory.used, cn.held/max(1, len(cn.streams))
-	for _, st := range cn.streams {
+	for _, x := range cn.streams {
 		if c.memory.used <= target {
 			break
 		}
-		if st.charged >= mean && !st.ended {
-			st.discard(c)
+		if x.charged >= mean && !x.ended {
+			x.discard(c)
 		}
 	}
 	return c.memory.used < before

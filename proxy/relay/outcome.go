@@ -11,91 +11,91 @@ import (
 
 // How calls end.
 
-// settle ends the call once the caller has got the whole response.
-func (st *stream) settle() {
-	toCaller := &st.half[caller]
+// endIfDelivered ends the call once the caller has got the whole response.
+func (x *exchange) endIfDelivered() {
+	toCaller := &x.streams[caller]
 	if !toCaller.done {
 		return
 	}
-	if !st.ended {
-		st.ended = true
-		st.call.End(st.code, st.owner.core.now)
+	if !x.ended {
+		x.ended = true
+		x.call.End(x.code, x.owner.core.now)
 	}
-	st.owner.completed()
+	x.owner.completed()
 	// A response that is complete before its request ends the stream without an error (RFC 9113, section 8.1).
-	st.close(caller, h2.NoError)
-	st.owner.core.release(st)
+	x.close(caller, h2.NoError)
+	x.owner.core.release(x)
 }
 
-// close ends one half of the call, with RST_STREAM if it is not over yet.
-func (st *stream) close(s side, code h2.ErrCode) {
-	h := &st.half[s]
-	if h.conn == nil {
+// close ends the stream on one side, with RST_STREAM if it is not over yet.
+func (x *exchange) close(s side, code h2.ErrCode) {
+	st := &x.streams[s]
+	if st.conn == nil {
 		return
 	}
-	if h.done && h.gotEnd {
-		h.conn.closedInPeace()
+	if st.done && st.gotEnd {
+		st.conn.expectLate()
 	} else {
-		h.conn.reset(h.id, code, h.window())
+		st.conn.reset(st.id, code, st.window())
 	}
-	h.conn.forget(st)
+	st.conn.forget(x)
 }
 
 // responseEnded is called when the whole response has come. What is left of the request nobody wants, and the
 // backend's stream is free for others, however long the caller takes to read.
-func (st *stream) responseEnded() {
-	h := &st.half[backend]
-	if h.gotEnd = true; h.conn != nil {
-		h.conn.serves()
+func (x *exchange) responseEnded() {
+	st := &x.streams[backend]
+	if st.gotEnd = true; st.conn != nil {
+		st.conn.serves()
 	}
-	st.close(backend, h2.Cancel)
-	h.done = true
-	st.owner.core.discardQueue(st, h)
+	x.close(backend, h2.Cancel)
+	st.done = true
+	x.owner.core.discardQueue(x, st)
 }
 
-// release gives back a stream that both connections have forgotten.
-func (c *core) release(st *stream) {
-	delete(c.waiting, st)
-	st.unqueue(c)
-	c.recycle(st)
+// release gives back an exchange that both connections have forgotten.
+func (c *core) release(x *exchange) {
+	delete(c.waiting, x)
+	x.unqueue(c)
+	c.recycle(x)
 }
 
-// unqueue takes a call out of the line for a stream, if it stands there.
-func (st *stream) unqueue(c *core) {
-	if st.queued {
-		st.call.Endpoint().Conn().(*destination).of(c).unqueue(st)
+// unqueue takes a call out of the queue for a stream, if it waits there.
+func (x *exchange) unqueue(c *core) {
+	if x.queued {
+		x.call.Endpoint().Conn().(*endpointConns).of(c).unqueue(x)
 	}
 }
 
-// cancelled is called when the caller has given the call up; its half has ended.
-func (st *stream) cancelled(c *core) {
-	st.unqueue(c)
-	if !st.ended {
-		st.ended = true
-		if st.rejected() {
-			st.call.End(st.code, c.now)
+// cancelled is called when the caller has given the call up; its stream has ended.
+func (x *exchange) cancelled(c *core) {
+	x.unqueue(c)
+	if !x.ended {
+		x.ended = true
+		if x.rejected() {
+			x.call.End(x.code, c.now)
 		} else {
-			st.call.Cancel(c.now)
+			x.call.Cancel(c.now)
 		}
 	}
-	st.close(backend, h2.Cancel)
-	c.release(st)
+	x.close(backend, h2.Cancel)
+	c.release(x)
 }
 
-// refused is called when the backend has reset the call; its half has ended.
-func (st *stream) refused(c *core, code h2.ErrCode) {
-	if code == h2.RefusedStream && st.again(c) {
+// refused is called when the backend has reset the call; its stream has ended.
+func (x *exchange) refused(c *core, code h2.ErrCode) {
+	if code == h2.RefusedStream && x.retry(c) {
 		return
 	}
 	status := codeOf(code)
 	if status == codes.Internal {
-		st.broken(c, resetError(code))
+		x.broken(c, resetError(code))
 		return
 	}
-	st.ended = true
-	st.call.End(status, c.now)
-	st.close(caller, code)
-	c.release(st)
+	x.ended = true
+	x.call.End(status, c.now)
+	x.close(caller, code)
+	c.release(x)
 }
 
 // resetError is a reset that says nothing a caller could act on.
@@ -106,41 +106,41 @@ func (e resetError) Error() string { return "it reset the call with " + h2.ErrCo
 var errNoStatus = errors.New("its answer ends without a status")
 
 // lost is called when the backend's connection has ended.
-func (st *stream) lost(c *core, err error) {
+func (x *exchange) lost(c *core, err error) {
 	if isViolation(err) {
-		st.broken(c, err)
+		x.broken(c, err)
 		return
 	}
-	st.fail(c, proxy.ErrBackendLost(st.call.Service(), st.call.Endpoint().Addr(), err))
+	x.fail(c, proxy.ErrBackendLost(x.call.Service(), x.call.Endpoint().Addr(), err))
 }
 
 // broken is called when the backend has broken the protocol on this stream.
-func (st *stream) broken(c *core, err error) {
-	st.fail(c, proxy.ErrBackendProtocol(st.call.Service(), st.call.Endpoint().Addr(), err))
+func (x *exchange) broken(c *core, err error) {
+	x.fail(c, proxy.ErrBackendProtocol(x.call.Service(), x.call.Endpoint().Addr(), err))
 }
 
 // fail ends the call with a status of the proxy's own.
-func (st *stream) fail(c *core, err *proxy.Error) {
-	st.unqueue(c)
-	delete(c.waiting, st)
-	if !st.ended {
-		st.ended = true
-		st.call.Fail(err, c.now)
+func (x *exchange) fail(c *core, err *proxy.Error) {
+	x.unqueue(c)
+	delete(c.waiting, x)
+	if !x.ended {
+		x.ended = true
+		x.call.Fail(err, c.now)
 	}
-	c.timers.remove(&st.timer)
-	st.close(backend, h2.Cancel)
-	st.half[caller].last = nothing
-	st.tell(c, err)
+	c.timers.remove(&x.timer)
+	x.close(backend, h2.Cancel)
+	x.streams[caller].last = nothing
+	x.sendStatus(c, err)
 }
 
 // discard fails a call that holds too much memory, and lets go of what it holds.
-func (st *stream) discard(c *core) {
-	st.web.cut = st.half[caller].queue.len > 0
-	c.discardQueue(st, &st.half[caller])
-	c.discardQueue(st, &st.half[backend])
-	c.unkeep(st)
-	if h := &st.half[caller]; h.conn != nil {
-		h.conn.blocked.remove(st)
+func (x *exchange) discard(c *core) {
+	x.web.cut = x.streams[caller].queue.len > 0
+	c.discardQueue(x, &x.streams[caller])
+	c.discardQueue(x, &x.streams[backend])
+	c.dropRetryBuffer(x)
+	if st := &x.streams[caller]; st.conn != nil {
+		st.conn.blocked.remove(x)
 	}
-	st.fail(c, proxy.ErrMemory(st.call.Service(), int(c.cfg.Memory)))
+	x.fail(c, proxy.ErrMemory(x.call.Service(), int(c.cfg.Memory)))
 }

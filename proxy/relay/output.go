@@ -92,9 +92,9 @@ func (c *conn) mark() {
 		c.marked = true
 		c.core.dirty = append(c.core.dirty, c)
 	}
-	if len(c.out) > c.core.cfg.MaxUnread && !c.doomed && !c.dead {
-		c.doomed = true
-		c.core.doomed = append(c.core.doomed, c)
+	if len(c.out) > c.core.cfg.MaxUnread && !c.overLimit && !c.dead {
+		c.overLimit = true
+		c.core.overLimit = append(c.core.overLimit, c)
 	}
 	c.core.chargeConn(c)
 }
@@ -125,27 +125,27 @@ func (c *conn) follows(frame []byte) bool {
 	return p.at == len(c.out) && p.block == nil && n < cap(p.data) && &p.data[:n+1][n] == &frame[0]
 }
 
-// hand adds data that stands in a block, which is handed over.
-func (c *conn) hand(data []byte, b *block) {
+// addBlock adds data that stands in a block, which is handed over.
+func (c *conn) addBlock(data []byte, b *block) {
 	c.pieced += len(data)
 	c.blocks += cap(b.data)
 	c.pieces = append(c.pieces, piece{at: len(c.out), data: data, block: b})
 }
 
-// keepBorrowed moves what has been borrowed and not been written to memory of our own. It is called before read
+// copyBorrowed moves what has been borrowed and not been written to memory of our own. It is called before read
 // buffers are used again.
-func (c *core) keepBorrowed() {
+func (c *core) copyBorrowed() {
 	for _, cn := range c.borrowers {
 		cn.borrows = false
-		cn.flight.pieces = cn.keep(cn.flight.pieces, cn.flight.passed)
-		cn.pieces = cn.keep(cn.pieces, 0)
+		cn.flight.pieces = cn.ownPieces(cn.flight.pieces, cn.flight.passed)
+		cn.pieces = cn.ownPieces(cn.pieces, 0)
 		c.chargeConn(cn)
 	}
 	c.borrowers = c.borrowers[:0]
 }
 
-// keep has blocks of the storage hold what is borrowed among the pieces from the first on. One piece may become many.
-func (c *conn) keep(pieces []piece, first int) []piece {
+// ownPieces copies what is borrowed among the pieces, from the first on, to blocks of the storage. One piece may become many.
+func (c *conn) ownPieces(pieces []piece, first int) []piece {
 	for i := first; i < len(pieces); i++ {
 		p := pieces[i]
 		if p.block != nil {
@@ -164,9 +164,9 @@ func (c *conn) keep(pieces []piece, first int) []piece {
 	return pieces
 }
 
-// take gives out what is to be written; nil if there is nothing, or if what was given out last is still being
-// written. Wrote says that it has been.
-func (c *conn) take() *flight {
+// output returns what is to be written; nil if there is nothing, or if what it returned last is still being written.
+// OutputDone says that it has been.
+func (c *conn) output() *flight {
 	c.marked = false
 	if c.writing || c.unwritten() == 0 {
 		return nil
@@ -180,13 +180,13 @@ func (c *conn) take() *flight {
 	return f
 }
 
-// wrote takes back what take gave out. What came up meanwhile is marked.
-func (c *conn) wrote() {
+// outputDone takes back what output returned. What came up meanwhile is marked.
+func (c *conn) outputDone() {
 	c.writing = false
-	c.letGo()
+	c.releaseOutput()
 	c.pump()
-	if c.upstream != nil {
-		c.upstream.admit(c.core)
+	if c.pool != nil {
+		c.pool.admit(c.core)
 	}
 	if c.unwritten() > 0 {
 		c.mark()
@@ -196,8 +196,8 @@ func (c *conn) wrote() {
 	c.closeIfFinished()
 }
 
-// letGo gives back the memory of what has been written.
-func (c *conn) letGo() {
+// releaseOutput gives back the memory of what has been written.
+func (c *conn) releaseOutput() {
 	f := &c.flight
 	if f.frames != nil {
 		c.core.buffers.put(f.frames)

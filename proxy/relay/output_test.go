@@ -34,9 +34,9 @@ func (p *peer) frames(id uint32, n int) (frames, data []byte) {
 func TestDataIsWrittenFromWhereItWasRead(t *testing.T) {
 	w, c, b := download(t)
 	frames, data := b.frames(1, 3)
-	n := copy(b.c.space(), frames)
-	b.c.received(n)
-	f := c.c.take()
+	n := copy(b.c.readBuf(), frames)
+	b.c.feed(n)
+	f := c.c.output()
 	chunks := f.chunks(make([][]byte, 0, 4))
 	if len(chunks) != 1 || len(chunks[0]) != len(frames) || &chunks[0][0] != &b.c.in[0] {
 		t.Errorf("3 frames are written in %d pieces", len(chunks))
@@ -79,13 +79,13 @@ func TestQueuedDataIsWrittenFromWhereItStands(t *testing.T) {
 	b.respond(1)
 	frames, data := b.frames(1, 3)
 	b.raw(frames)
-	first := c.c.streams[1].half[caller].queue.first
+	first := c.c.streams[1].streams[caller].queue.first
 	c.c.writing = true // no more is taken for now
 	c.grow(1, 1<<20)
 	if len(c.c.pieces) != 3 || c.c.pieces[0].block != first {
 		t.Errorf("3 frames are written in %d pieces", len(c.c.pieces))
 	}
-	if got := c.c.streams[1].half[caller].queue; got != (queue{}) {
+	if got := c.c.streams[1].streams[caller].queue; got != (queue{}) {
 		t.Errorf("a queue that has been sent is %+v", got)
 	}
 	c.c.writing = false
@@ -126,7 +126,7 @@ func TestLongDataDoesNotAllocate(t *testing.T) {
 			if got := testing.AllocsPerRun(200, pass); got != 0 {
 				t.Errorf("2 frames make %v allocations", got)
 			}
-			if st := c.c.streams[1]; st == nil || c.c.unwritten() != 0 || st.half[caller].queue.len != 0 {
+			if x := c.c.streams[1]; x == nil || c.c.unwritten() != 0 || x.streams[caller].queue.len != 0 {
 				t.Error("they have not been passed on")
 			}
 			w.finish()
@@ -191,7 +191,7 @@ func TestPartsOfFrames(t *testing.T) {
 			t.Errorf("the backend got %d bytes on stream %d, or others", len(got), id)
 		}
 	}
-	if w.core.readBuffer == nil || c.c.in != nil || c.c.rests != nil {
+	if w.core.readBuffer == nil || c.c.in != nil || c.c.unparsed != nil {
 		t.Error("something is kept of frames that have been passed on")
 	}
 	w.finish()

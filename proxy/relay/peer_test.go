@@ -79,13 +79,13 @@ func (p *peer) close(error) {
 // flush takes what the core has for the peer.
 func (p *peer) flush() {
 	for !p.paused {
-		f := p.c.take()
+		f := p.c.output()
 		if f == nil {
 			return
 		}
 		p.take(f)
 	}
-	if f := p.c.take(); f != nil { // nil as long as something is pending
+	if f := p.c.output(); f != nil { // nil as long as something is pending
 		p.pending = f
 	}
 }
@@ -128,7 +128,7 @@ func (p *peer) take(f *flight) {
 		}
 		f.advance(n)
 	}
-	p.c.wrote()
+	p.c.outputDone()
 }
 
 // read parses what the core has written, and checks it.
@@ -281,18 +281,18 @@ func (p *peer) got() []string {
 // raw has the core read b.
 func (p *peer) raw(b []byte) {
 	for len(b) > 0 && !p.c.dead {
-		n := copy(p.c.space(), b)
+		n := copy(p.c.readBuf(), b)
 		if n == 0 {
 			p.w.t.Fatal("the core has no space to read to")
 		}
-		for more := p.c.received(n); more; {
+		for more := p.c.feed(n); more; {
 			p.w.flush()
-			more = p.c.received(0)
+			more = p.c.feed(0)
 		}
 		if len(p.w.core.borrowers) > 0 {
 			p.w.flush()
 		}
-		p.c.rest()
+		p.c.releaseReadBuf()
 		b = b[n:]
 	}
 }

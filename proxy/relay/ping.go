@@ -65,7 +65,7 @@ func (c *conn) addAcks() {
 }
 
 func (c *conn) flushAcks(core *core) {
-	core.blame = c
+	core.current = c
 	if len(c.acks.frames) > 0 {
 		c.out = append(c.writable(), c.acks.frames...)
 		c.acks.frames = c.acks.frames[:0]

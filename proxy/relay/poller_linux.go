@@ -12,7 +12,7 @@ import (
 	"github.com/lbproxy/lbproxy/proxy/transport"
 )
 
-// poller drives the plain sockets of a shard from one goroutine: it waits until some can be read, reads all of them,
+// poller drives the plain sockets of a worker from one goroutine: it waits until some can be read, reads all of them,
 // and writes what comes of it, so that what goes to one peer goes in one piece.
 //
 // It has an epoll instance of its own. Go's poller would do, but costs the sleep and the waking of a goroutine for
@@ -22,26 +22,26 @@ import (
 // waits as other goroutines do. Where GOMAXPROCS is no more than there are workers, they would keep all other
 // goroutines waiting, so that it never does.
 type poller struct {
-	shard   *shard
-	sockets epoll // and the alarm
-	alarm   timerfd
-	door    *door         // at which Go's poller waits for sockets
-	hold    time.Duration // holdTime or 0
-	ended   chan struct{}
+	worker     *worker
+	sockets    epoll // and the alarm
+	alarm      timerfd
+	goPollWait *goPollWait   // at which Go's poller waits for sockets
+	hold       time.Duration // holdTime or 0
+	ended      chan struct{}
 
 	// Owned by run:
 	events  [128]unix.EpollEvent
 	chunks  [maxChunks][]byte // scratch of socket.write
 	ready   []*socket         // may have more to be read
 	spare   []*socket         // ready, when it was read last
-	yielded time.Duration     // the shard's age when Go's scheduler had the thread last
-	rested  time.Duration     // the shard's age when the last turn ended
+	yielded time.Duration     // the worker's age when Go's scheduler had the thread last
+	rested  time.Duration     // the worker's age when the last turn ended
 	running int               // 1 if calls ran then, else 0
 	waits   [2]gaps           // how long the last waits were, by running
 	turns   uint
-	vain    int // second looks, on end, that have found nothing
+	missed  int // second looks in a row that found nothing
 
-	// The shard's lock protects:
+	// The worker's lock protects:
 	open   map[int32]*socket // by file descriptor
 	closed bool
 }
@@ -50,12 +50,12 @@ const (
 	// holdTime is how long the poller keeps a thread to itself. Go's scheduler preempts goroutines after 10 ms.
 	holdTime = 5 * time.Millisecond
 	// maxVain is how many second looks may be in vain before there is one only every fewLooks turns.
-	maxVain, fewLooks = 8, 32
+	maxMissed, missedEvery = 8, 32
 )
 
-func newPoller(s *shard) (*poller, error) {
-	p := &poller{shard: s, sockets: -1, alarm: -1, ended: make(chan struct{}), open: map[int32]*socket{}}
-	if runtime.GOMAXPROCS(0) > s.core.cfg.Workers {
+func newPoller(w *worker) (*poller, error) {
+	p := &poller{worker: w, sockets: -1, alarm: -1, ended: make(chan struct{}), open: map[int32]*socket{}}
+	if runtime.GOMAXPROCS(0) > w.core.cfg.Workers {
 		p.hold = holdTime
 	}
 	if err := p.acquire(); err != nil {
@@ -75,7 +75,7 @@ func (p *poller) acquire() (err error) {
 	if err = p.sockets.control(unix.EPOLL_CTL_ADD, int(p.alarm), unix.EPOLLIN|unix.EPOLLET); err != nil {
 		return err
 	}
-	p.door, err = newDoor(p.sockets)
+	p.goPollWait, err = newGoPollWait(p.sockets)
 	return err
 }
 
@@ -83,47 +83,47 @@ func (p *poller) acquire() (err error) {
 func (p *poller) release() {
 	unix.Close(int(p.sockets))
 	unix.Close(int(p.alarm))
-	if p.door != nil {
-		p.door.close()
+	if p.goPollWait != nil {
+		p.goPollWait.close()
 	}
 }
 
 // run drives the sockets until close.
 func (p *poller) run() {
 	defer close(p.ended)
-	s := p.shard
+	w := p.worker
 	for {
 		n := p.wait()
-		woken := s.age()
+		woken := w.age()
 		p.waits[p.running].add(woken - p.rested)
-		s.mu.Lock()
+		w.mu.Lock()
 		if p.closed {
-			s.mu.Unlock()
+			w.mu.Unlock()
 			return
 		}
-		s.setNow(woken)
+		w.setNow(woken)
 		p.turn(n)
-		p.running = min(s.core.calls, 1)
-		s.mu.Unlock()
-		p.rested = s.age()
-		s.metrics.Worked(s.core.index, p.rested-woken)
+		p.running = min(w.core.calls, 1)
+		w.mu.Unlock()
+		p.rested = w.age()
+		w.metrics.Worked(w.core.index, p.rested-woken)
 	}
 }
 
 // close ends run and closes all sockets.
 func (p *poller) close() {
-	s := p.shard
-	s.mu.Lock()
+	w := p.worker
+	w.mu.Lock()
 	p.closed = true
 	p.alarm.set(0)
-	s.mu.Unlock()
+	w.mu.Unlock()
 	<-p.ended
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	for _, k := range p.open {
 		k.shut()
 	}
-	s.setAlarm = func(time.Duration) {}
+	w.setAlarm = func(time.Duration) {}
 	p.release()
 }
 
@@ -139,34 +139,34 @@ func (p *poller) wait() int {
 			return n
 		}
 	}
-	if busy || !p.door.wait() {
+	if busy || !p.goPollWait.wait() {
 		runtime.Gosched()
 	}
-	p.yielded = p.shard.age()
+	p.yielded = p.worker.age()
 	return p.sockets.wait(p.events[:], 0)
 }
 
 // turn reads what can be read, and writes what comes of it. Before that it looks once more, where that pays: what has
 // come meanwhile rides along.
 func (p *poller) turn(events int) {
-	p.take(p.events[:events])
+	p.dispatch(p.events[:events])
 	p.read()
 	p.turns++
-	if len(p.shard.core.dirty) > 0 && (p.vain < maxVain || p.turns%fewLooks == 0) {
-		p.vain++
+	if len(p.worker.core.dirty) > 0 && (p.missed < maxMissed || p.turns%missedEvery == 0) {
+		p.missed++
 		if events = p.sockets.wait(p.events[:], 0); events > 0 {
-			p.vain = 0
-			p.take(p.events[:events])
+			p.missed = 0
+			p.dispatch(p.events[:events])
 			p.read()
 		}
 	}
-	p.shard.flush()
+	p.worker.flush()
 }
 
-func (p *poller) take(events []unix.EpollEvent) {
+func (p *poller) dispatch(events []unix.EpollEvent) {
 	for _, e := range events {
 		if e.Fd == int32(p.alarm) {
-			p.shard.do(func() { p.shard.expire(p.shard.core) })
+			p.worker.step(func() { p.worker.expire(p.worker.core) })
 			continue
 		}
 		// One for a socket that has been closed since may meet another of the same number, to which it does no harm.
@@ -199,7 +199,7 @@ func (p *poller) attach(nc net.Conn, ended func(), make func(driver) *conn) (*co
 	}
 	k := &socket{poller: p, fd: fd, peer: peer, ended: ended}
 	k.patience.fire = func(*core) { k.shut() }
-	p.shard.enter(func(*core) {
+	p.worker.run(func(*core) {
 		k.conn = make(k)
 		p.open[int32(fd)] = k
 		if p.closed {

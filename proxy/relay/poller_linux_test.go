@@ -17,7 +17,7 @@ import (
 
 // Where there is no file descriptor left for one of its parts, there is no poller, and nothing of it stays open.
 func TestPollerWithoutDescriptors(t *testing.T) {
-	s := newShard(testConfig, 0, metrics.NewRelay(prometheus.NewRegistry(), 1, 1), zap.NewNop())
+	s := newWorker(testConfig, 0, metrics.NewRelay(prometheus.NewRegistry(), 1, 1), zap.NewNop())
 	first, failures := lowestFree(t), 0
 	for limit := uint64(first); ; limit++ {
 		limitDescriptors(t, limit)
@@ -62,7 +62,7 @@ func TestTakingOverWithoutDescriptors(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer theirs.Close()
-	s := newShard(testConfig, 0, metrics.NewRelay(prometheus.NewRegistry(), 1, 1), zap.NewNop())
+	s := newWorker(testConfig, 0, metrics.NewRelay(prometheus.NewRegistry(), 1, 1), zap.NewNop())
 	s.start(newPoller)
 	defer s.close()
 	limitDescriptors(t, uint64(lowestFree(t)))

@@ -15,7 +15,7 @@ type noAlarm struct{}
 
 func (noAlarm) set(time.Duration) {}
 
-func newPoller(*shard) (*poller, error) { return nil, errors.ErrUnsupported }
+func newPoller(*worker) (*poller, error) { return nil, errors.ErrUnsupported }
 
 func (*poller) run()   {}
 func (*poller) close() {}

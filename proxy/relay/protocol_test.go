@@ -243,7 +243,7 @@ func TestStreamWindowFollowsItsReader(t *testing.T) {
 				send(from, 3, 1)
 				w.pass(time.Millisecond)
 			}
-			if got := from.c.streams[3].half[tt.from].recv.Held(); got > streamWindow {
+			if got := from.c.streams[3].streams[tt.from].recv.Held(); got > streamWindow {
 				t.Errorf("%d bytes are held of a call that is read slowly, want at most %d", got, streamWindow)
 			}
 			w.finish()

@@ -19,7 +19,7 @@ const (
 	batchable = 8 << 10
 )
 
-// socket drives one connection of a core. The shard's lock protects it.
+// socket drives one connection of a core. The worker's lock protects it.
 type socket struct {
 	poller *poller
 	conn   *conn
@@ -29,7 +29,7 @@ type socket struct {
 	fd         int     // -1 when it has been closed
 	out        *flight // what the core has given out and is not written yet
 	queued     bool    // is in poller.ready
-	unfinished bool    // not all of what was read has been understood
+	unfinished bool    // not all of what was read has been parsed
 	over       bool    // the peer has ended its half, which is not all read
 
 	closing  bool  // the core has ended the connection
@@ -47,7 +47,7 @@ func (k *socket) happened(events uint32) {
 	if events&(unix.EPOLLOUT|end) != 0 && k.out != nil {
 		k.write()
 		if k.out == nil && k.fd >= 0 {
-			k.watch(reading)
+			k.interest(reading)
 		}
 		k.flush()
 	}
@@ -57,15 +57,15 @@ func (k *socket) happened(events uint32) {
 	}
 }
 
-func (k *socket) watch(events uint32) {
+func (k *socket) interest(events uint32) {
 	if err := k.poller.sockets.control(unix.EPOLL_CTL_MOD, k.fd, events); err != nil {
-		k.poller.shard.guard(k.conn, func() { k.conn.end(err) })
+		k.poller.worker.contain(k.conn, func() { k.conn.end(err) })
 	}
 }
 
 // read reads once, and tells whether there may be more.
 func (k *socket) read() (more bool) {
-	c, s := k.conn, k.poller.shard
+	c, w := k.conn, k.poller.worker
 	switch {
 	case k.fd < 0:
 		return false
@@ -74,27 +74,27 @@ func (k *socket) read() (more bool) {
 	}
 	var n, room int
 	var err error
-	buf := c.space()
+	buf := c.readBuf()
 	if !k.unfinished {
 		room = len(buf)
 		n, err = rawRead(k.fd, buf)
 	}
 	if err == syscall.EAGAIN || err == syscall.EINTR {
-		c.rest()
+		c.releaseReadBuf()
 		return err == syscall.EINTR
 	}
-	s.do(func() { k.step(n, err) })
-	if n > batchable || len(s.core.borrowers) > 0 {
-		s.flush()
+	w.step(func() { k.step(n, err) })
+	if n > batchable || len(w.core.borrowers) > 0 {
+		w.flush()
 	}
-	c.rest()
-	// What came while all of the last read was being understood has not been looked for, hence n == room.
+	c.releaseReadBuf()
+	// What came while all of the last read was being parsed has not been looked for, hence n == room.
 	return k.fd >= 0 && (k.unfinished || n == room || k.over || c.dead)
 }
 
 func (k *socket) step(n int, err error) {
 	c := k.conn
-	c.core.blame = c
+	c.core.current = c
 	switch {
 	case err != nil:
 		k.gone = true
@@ -103,7 +103,7 @@ func (k *socket) step(n int, err error) {
 		k.gone = true
 		c.end(io.EOF)
 	default:
-		k.unfinished = c.received(n)
+		k.unfinished = c.feed(n)
 	}
 }
 
@@ -124,12 +124,12 @@ func (k *socket) discard() (more bool) {
 // flush implements driver.
 func (k *socket) flush() {
 	for k.out == nil && k.fd >= 0 {
-		if k.out = k.conn.take(); k.out == nil {
+		if k.out = k.conn.output(); k.out == nil {
 			break
 		}
 		k.write()
 		if k.out != nil && k.fd >= 0 {
-			k.watch(writing)
+			k.interest(writing)
 		}
 	}
 	if k.closing && k.out == nil && k.fd >= 0 {
@@ -159,8 +159,8 @@ func (k *socket) write() {
 func (k *socket) wrote(err error) {
 	c := k.conn
 	k.out = nil
-	k.poller.shard.guard(c, func() {
-		c.wrote()
+	k.poller.worker.contain(c, func() {
+		c.outputDone()
 		if err != nil {
 			c.discardOutput()
 			c.end(err)
@@ -170,7 +170,7 @@ func (k *socket) wrote(err error) {
 
 // close implements driver.
 func (k *socket) close(why error) {
-	k.poller.shard.logEnd(k.conn, k.peer, why)
+	k.poller.worker.logEnd(k.conn, k.peer, why)
 	k.closing = true
 	k.conn.core.set(&k.patience, k.conn.core.now.Add(lingerTimeout))
 	k.conn.mark() // flush closes

@@ -100,9 +100,9 @@ func TestStages(t *testing.T) {
 			began := w.core.now
 			call := tt.do(w, c, b)
 			c.got()
-			for st := range callsOf(c.c, call) {
-				st.giveUp = time.Time{} // else some end by wait_timeout
-				st.setTimer(w.core)
+			for x := range callsOf(c.c, call) {
+				x.giveUp = time.Time{} // else some end by wait_timeout
+				x.setTimer(w.core)
 			}
 			w.pass(2*time.Second - w.core.now.Sub(began))
 			c.grow(call, 10)
@@ -115,9 +115,9 @@ func TestStages(t *testing.T) {
 	}
 }
 
-func callsOf(c *conn, id uint32) map[*stream]bool {
-	if st := c.streams[id]; st != nil {
-		return map[*stream]bool{st: true}
+func callsOf(c *conn, id uint32) map[*exchange]bool {
+	if x := c.streams[id]; x != nil {
+		return map[*exchange]bool{x: true}
 	}
 	return nil
 }

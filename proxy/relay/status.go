@@ -58,11 +58,11 @@ func valueOf(fields []hpack.Field, name string) string {
 
 // wants is the dialect of a call, and the content-type that an answer in it has: the call's own, as libraries compare
 // the two. But a gRPC-Web caller may send binary content, and ask for text by accept.
-func (st *stream) wants() (_ dialect, contentType string) {
-	contentType = valueOf(st.request, "content-type")
+func (x *exchange) wants() (_ dialect, contentType string) {
+	contentType = valueOf(x.request, "content-type")
 	d := dialectOf(contentType)
 	if d == grpcWeb {
-		if accept := valueOf(st.request, "accept"); dialectOf(accept) == grpcWebText {
+		if accept := valueOf(x.request, "accept"); dialectOf(accept) == grpcWebText {
 			return grpcWebText, accept
 		}
 	}
@@ -70,59 +70,59 @@ func (st *stream) wants() (_ dialect, contentType string) {
 }
 
 // tell ends the response with a status of the proxy's own, as far as that can be said still.
-func (st *stream) tell(c *core, err *proxy.Error) {
-	begun := st.half[caller].headed
-	d, contentType := st.wants()
-	if begun && (st.speaks != plainHTTP || d != grpcHTTP2) {
-		d = st.speaks
+func (x *exchange) sendStatus(c *core, err *proxy.Error) {
+	begun := x.streams[caller].headed
+	d, contentType := x.wants()
+	if begun && (x.speaks != plainHTTP || d != grpcHTTP2) {
+		d = x.speaks
 	}
 	switch {
 	case d == grpcHTTP2:
-		st.headers(backend, c.statusFields(err, contentType, begun), true)
+		x.headers(backend, c.statusFields(err, contentType, begun), true)
 	case d.isWeb() && !begun:
-		st.answer(c.fieldsOf("200", contentType), webTrailers(d, err))
-	case d.isWeb() && st.web.between() && st.half[backend].expected < 0:
-		st.say(webTrailers(d, err))
+		x.answer(c.fieldsOf("200", contentType), webTrailers(d, err))
+	case d.isWeb() && x.web.between() && x.streams[backend].expected < 0:
+		x.sendContent(webTrailers(d, err))
 	case !begun:
-		st.answerInHTTP(c, err)
+		x.answerInHTTP(c, err)
 	default:
 		// The caller must not take what it has got for all of it (RFC 9113, section 8.1.1).
-		st.abort(c)
+		x.abort(c)
 	}
 }
 
 // abort ends the response of a call that has ended without a word.
-func (st *stream) abort(c *core) {
-	c.discardQueue(st, &st.half[caller])
-	st.close(caller, h2.InternalError)
-	c.release(st)
+func (x *exchange) abort(c *core) {
+	c.discardQueue(x, &x.streams[caller])
+	x.close(caller, h2.InternalError)
+	c.release(x)
 }
 
 // answer sends a response of the proxy's own that has content.
-func (st *stream) answer(fields []hpack.Field, content []byte) {
-	st.answered = true
-	st.headers(backend, fields, false)
-	if st.half[caller].conn != nil { // else the fields were too long for it
-		st.say(content)
+func (x *exchange) answer(fields []hpack.Field, content []byte) {
+	x.answered = true
+	x.headers(backend, fields, false)
+	if x.streams[caller].conn != nil { // else the fields were too long for it
+		x.sendContent(content)
 	}
 }
 
 // say ends a response with content of the proxy's own.
-func (st *stream) say(content []byte) {
-	st.relay(backend, append(make([]byte, h2.FrameHeaderLen), content...), true)
+func (x *exchange) sendContent(content []byte) {
+	x.relay(backend, append(make([]byte, h2.FrameHeaderLen), content...), true)
 }
 
 // answerInHTTP is the answer to a caller that speaks no gRPC.
-func (st *stream) answerInHTTP(c *core, err *proxy.Error) {
+func (x *exchange) answerInHTTP(c *core, err *proxy.Error) {
 	content := err.Message + "\n"
 	fields := append(c.fieldsOf(strconv.Itoa(err.HTTPStatus()), "text/plain; charset=utf-8"),
 		hpack.Field{Name: "content-length", Value: strconv.Itoa(len(content))},
 		hpack.Field{Name: proxy.ErrorTrailer, Value: string(err.Reason)})
-	if valueOf(st.request, ":method") == "HEAD" {
-		st.headers(backend, fields, true)
+	if valueOf(x.request, ":method") == "HEAD" {
+		x.headers(backend, fields, true)
 		return
 	}
-	st.answer(fields, []byte(content))
+	x.answer(fields, []byte(content))
 }
 
 // fieldsOf begins a response of the proxy's own.

@@ -264,8 +264,8 @@ func TestStatusBehindAResponseThatIsDiscarded(t *testing.T) {
 	b.headers(1, false, ":status", "200", "content-type", "application/grpc-web")
 	b.data(1, append([]byte{0, 0, 0, 0, 200}, make([]byte, 200)...), false)
 	c.got()
-	for _, st := range c.c.streams {
-		st.discard(w.core)
+	for _, x := range c.c.streams {
+		x.discard(w.core)
 	}
 	w.step()
 	want(t, c, "RST 1 INTERNAL_ERROR")
@@ -425,7 +425,7 @@ func TestHostInPlaceOfAuthority(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			w, c, b := pair(t)
-			w.front.service = ""
+			w.listener.service = ""
 			c.headers(1, true, append(append(base[:len(base):len(base)], tt.fields...), "content-type", "application/grpc")...)
 			if !tt.routed {
 				want(t, c, "HEADERS 1 :status=200 grpc-status=12 lbproxy-error=no_route end")

@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// timer has something happen at some time.
+// timer calls fire at some time.
 type timer struct {
 	fire  func(c *core)
 	due   time.Time

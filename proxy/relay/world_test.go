@@ -23,17 +23,17 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 type world struct {
 	t         testing.TB
 	core      *core
-	front     *front
+	listener  *listener
 	services  *proxy.Directory
 	endpoints map[string]*picker.Endpoint
-	upstreams map[string]*upstream
+	pools     map[string]*connPool
 	peers     []*peer
 	registry  *prometheus.Registry
 
-	wake     time.Time                // what the core wished last
+	wake     time.Time                // what the core asked for last
 	awaiting map[<-chan struct{}]bool // what it waits for
-	dialling map[*upstream]bool       // that one more connection is to be made for
-	seen     map[*stream]struct{}     // every stream that was ever on a connection
+	dialling map[*connPool]bool       // that one more connection is to be made for
+	seen     map[*exchange]struct{}   // every exchange that ever had a connection
 }
 
 const service = "hello"
@@ -49,10 +49,10 @@ func newWorld(t testing.TB, addrs ...string) *world {
 		t:         t,
 		registry:  prometheus.NewRegistry(),
 		endpoints: map[string]*picker.Endpoint{},
-		upstreams: map[string]*upstream{},
+		pools:     map[string]*connPool{},
 		awaiting:  map[<-chan struct{}]bool{},
-		seen:      map[*stream]struct{}{},
-		dialling:  map[*upstream]bool{},
+		seen:      map[*exchange]struct{}{},
+		dialling:  map[*connPool]bool{},
 	}
 	w.core = newCore(testConfig, 0, metrics.NewRelay(w.registry, 1, testConfig.Memory), w)
 	w.core.now = time.Unix(1e9, 0)
@@ -77,7 +77,7 @@ func newWorld(t testing.TB, addrs ...string) *world {
 	})
 	w.configure(proxy.ServiceConfig{Policy: picker.WeightedRoundRobin, WaitTimeout: time.Second})
 	<-known
-	w.front = &front{policy: proxy.NewPolicy(w.services), listener: "test", service: service}
+	w.listener = &listener{policy: proxy.NewPolicy(w.services), addr: "test", service: service}
 	return w
 }
 
@@ -102,28 +102,28 @@ func (s instances) Run(ctx context.Context, service string, publish func(discove
 	return context.Cause(ctx)
 }
 
-// connect makes an upstream that nobody runs: the test connects it.
+// connect makes a pool that nobody runs: the test connects it.
 func (w *world) connect(e *picker.Endpoint) picker.Conn {
-	u := newUpstream(nil, &destination{endpoint: e, share: plentyOfDescriptors.Share(1)})
-	close(u.stopped)
-	u.destination.upstreams = []*upstream{u}
-	w.endpoints[e.Addr()], w.upstreams[e.Addr()] = e, u
-	return u.destination
+	pool := newConnPool(nil, &endpointConns{endpoint: e, share: plentyOfDescriptors.Share(1)})
+	close(pool.stopped)
+	pool.all.pools = []*connPool{pool}
+	w.endpoints[e.Addr()], w.pools[e.Addr()] = e, pool
+	return pool.all
 }
 
-// wakeAt implements wishes.
+// wakeAt implements host.
 func (w *world) wakeAt(t time.Time) { w.wake = t }
 
-// wakeWhen implements wishes.
+// wakeWhen implements host.
 func (w *world) wakeWhen(again <-chan struct{}) { w.awaiting[again] = true }
 
-// dial implements wishes.
-func (w *world) dial(u *upstream) { w.dialling[u] = true }
+// dial implements host.
+func (w *world) dial(pool *connPool) { w.dialling[pool] = true }
 
 // caller connects a caller.
 func (w *world) caller() *peer {
 	p := newPeer(w, caller)
-	p.c = w.core.newCaller(p, w.front)
+	p.c = w.core.newCaller(p, w.listener)
 	w.peers = append(w.peers, p)
 	w.flush()
 	return p
@@ -134,30 +134,30 @@ func (w *world) dialled(addr string) *peer { return w.connected(addr, false) }
 
 func (w *world) connected(addr string, additional bool) *peer {
 	p := newPeer(w, backend)
-	p.c = w.upstreams[addr].newConn(w.core, p, additional)
+	p.c = w.pools[addr].newConn(w.core, p, additional)
 	w.peers = append(w.peers, p)
 	w.flush()
 	return p
 }
 
-// additional connects once more to a backend, as the core wishes.
+// additional connects once more to a backend, as the core asks.
 func (w *world) additional(addr string, settings ...setting) *peer {
 	w.t.Helper()
-	u := w.upstreams[addr]
-	if !w.dialling[u] {
+	pool := w.pools[addr]
+	if !w.dialling[pool] {
 		w.t.Fatalf("no other connection to %s is wished for", addr)
 	}
-	delete(w.dialling, u)
+	delete(w.dialling, pool)
 	p := w.connected(addr, true)
 	p.settings(settings...)
 	return p
 }
 
-// unreachable has the additional connection fail that the core wishes for.
+// unreachable fails the additional connection that the core asks for.
 func (w *world) unreachable(addr string) {
-	u := w.upstreams[addr]
-	delete(w.dialling, u)
-	u.grewNot(w.core)
+	pool := w.pools[addr]
+	delete(w.dialling, pool)
+	pool.growFailed(w.core)
 	w.step()
 }
 
@@ -170,17 +170,17 @@ func (w *world) backend(addr string, settings ...setting) *peer {
 	return p
 }
 
-// disconnected does what upstream.run does when a connection takes no more calls.
+// disconnected does what connPool.run does when a connection takes no more calls.
 func (w *world) disconnected(addr string) {
-	u := w.upstreams[addr]
+	pool := w.pools[addr]
 	w.endpoints[addr].SetState(picker.Connecting, errors.New("test"))
-	u.repick(w.core)
+	pool.repick(w.core)
 	w.step()
 }
 
 // first is the first connection to a backend that takes calls; nil if there is none.
 func (w *world) first(addr string) *conn {
-	if conns := w.upstreams[addr].conns; len(conns) > 0 {
+	if conns := w.pools[addr].conns; len(conns) > 0 {
 		return conns[0]
 	}
 	return nil
@@ -229,7 +229,7 @@ func (w *world) step() {
 
 func (w *world) settle() {
 	for {
-		w.core.relieve()
+		w.core.enforceLimits()
 		w.flush()
 		woken := false
 		for again := range w.awaiting {
@@ -243,7 +243,7 @@ func (w *world) settle() {
 		if !woken {
 			return
 		}
-		w.core.retry()
+		w.core.repickWaiting()
 	}
 }
 
@@ -255,7 +255,7 @@ func (w *world) flush() {
 		w.core.dirty = w.core.dirty[:last]
 		c.driver.flush()
 	}
-	w.core.keepBorrowed()
+	w.core.copyBorrowed()
 }
 
 // pass lets time pass.

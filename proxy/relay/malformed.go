@@ -41,7 +41,7 @@ func checkRequest(fields []hpack.Field) (length int64, reason string) {
 	return checkRegular(fields[min(pseudo, len(fields)):], fields[:pseudo])
 }
 
-// nameAuthority has host become :authority in a request without one, and returns by how much the fields grow: "An
+// nameAuthority turns host into :authority in a request without one, and returns by how much the fields grow: "An
 // intermediary that forwards a request over HTTP/2 MUST construct an :authority pseudo-header field" (section 8.3.1).
 // Where there are both, :authority is what counts, and host passes as it is.
 func nameAuthority(fields []hpack.Field) (grown uint32) {

@@ -39,7 +39,7 @@ func (c *conn) ungreeted(err error) error {
 
 // causeOf is how the end of a connection is counted.
 func causeOf(err error) metrics.Cause {
-	var e excess
+	var e limitError
 	var violation h2.ConnectionError
 	var foreign *transport.Foreign
 	var silent ungreeted
@@ -68,7 +68,7 @@ func causeOf(err error) metrics.Cause {
 
 // isViolation says whether a connection ended because of what the peer did.
 func isViolation(err error) bool {
-	var e excess
+	var e limitError
 	var violation h2.ConnectionError
 	return errors.As(err, &e) || errors.As(err, &violation)
 }
@@ -84,15 +84,15 @@ func (c *conn) failedFrame(err error) error {
 
 // failStream answers a stream error of the peer's.
 func (c *conn) failStream(e h2.StreamError) error {
-	st := c.streams[e.StreamID]
+	x := c.streams[e.StreamID]
 	switch {
-	case st != nil:
-		c.reset(e.StreamID, e.Code, st.half[c.side].window())
-		c.forget(st)
+	case x != nil:
+		c.reset(e.StreamID, e.Code, x.streams[c.side].window())
+		c.forget(x)
 		if c.side == caller {
-			st.cancelled(c.core)
+			x.cancelled(c.core)
 		} else {
-			st.broken(c.core, e)
+			x.broken(c.core, e)
 		}
 	case c.idle(e.StreamID):
 		if c.side == backend || e.StreamID%2 == 0 {
@@ -114,22 +114,22 @@ func (c *conn) reset(id uint32, code h2.ErrCode, window int32) {
 }
 
 // window is how many bytes of DATA the peer may still send.
-func (h *half) window() int32 {
-	if h.gotEnd {
+func (st *stream) window() int32 {
+	if st.gotEnd {
 		return noMore
 	}
-	return h.recv.Allowed()
+	return st.recv.Allowed()
 }
 
 // forget takes a stream off the connection.
-func (c *conn) forget(st *stream) {
-	h := &st.half[c.side]
-	c.blocked.remove(st)
-	delete(c.streams, h.id)
-	h.conn = nil
-	c.bdp.judge(&h.recv)
-	if c.upstream != nil {
-		c.upstream.left(c)
+func (c *conn) forget(x *exchange) {
+	st := &x.streams[c.side]
+	c.blocked.remove(x)
+	delete(c.streams, st.id)
+	st.conn = nil
+	c.bdp.judge(&st.recv)
+	if c.pool != nil {
+		c.pool.onStreamClosed(c)
 	}
 	c.closeIfFinished()
 }
@@ -160,7 +160,7 @@ func (c *conn) end(err error) {
 		return
 	}
 	c.dead = true
-	if c.upstream != nil && !c.greeted {
+	if c.pool != nil && !c.greeted {
 		err = c.ungreeted(err)
 	}
 	c.driver.close(err)
@@ -175,24 +175,24 @@ func (c *conn) end(err error) {
 	}
 	c.forgetCrossings()
 	delete(c.core.conns, c)
-	for _, st := range c.streams {
-		c.blocked.remove(st)
-		st.half[c.side].conn = nil
+	for _, x := range c.streams {
+		c.blocked.remove(x)
+		x.streams[c.side].conn = nil
 	}
-	if c.upstream != nil {
-		c.upstream.over(c, err)
+	if c.pool != nil {
+		c.pool.onGone(c, err)
 		c.servesNoMore()
 	}
-	if c.link != nil && c.link.goneAway != nil && !isViolation(err) {
-		err = fmt.Errorf("%w, and has ended the connection: %w", c.link.goneAway, err)
+	if c.handshake != nil && c.handshake.goneAway != nil && !isViolation(err) {
+		err = fmt.Errorf("%w, and has ended the connection: %w", c.handshake.goneAway, err)
 	}
-	for id, st := range c.streams {
+	for id, x := range c.streams {
 		delete(c.streams, id)
 		switch {
 		case c.side == caller:
-			st.cancelled(c.core)
-		case st.half[backend].id < c.takenID || !st.again(c.core):
-			st.lost(c.core, err)
+			x.cancelled(c.core)
+		case x.streams[backend].id < c.takenID || !x.retry(c.core):
+			x.lost(c.core, err)
 		}
 	}
 }
@@ -203,16 +203,16 @@ func (c *conn) abandon() {
 	c.dead = true
 	c.servesNoMore()
 	delete(c.core.conns, c)
-	for _, st := range c.streams {
-		st.ended = true
-		c.core.timers.remove(&st.timer)
-		c.core.forgetGrowth(&st.half[caller])
-		c.core.forgetGrowth(&st.half[backend])
+	for _, x := range c.streams {
+		x.ended = true
+		c.core.timers.remove(&x.timer)
+		c.core.forgetGrowth(&x.streams[caller])
+		c.core.forgetGrowth(&x.streams[backend])
 	}
-	for st := range c.core.waiting {
-		if st.owner == c {
-			delete(c.core.waiting, st)
-			c.core.timers.remove(&st.timer)
+	for x := range c.core.waiting {
+		if x.owner == c {
+			delete(c.core.waiting, x)
+			c.core.timers.remove(&x.timer)
 		}
 	}
 	c.core.memory.used -= c.held
@@ -221,61 +221,9 @@ func (c *conn) abandon() {
 	c.driver.close(errDefect)
 }
 
-// goAway says that no more streams are taken than up to last.
-func (c *conn) goAway(last uint32) {
-	c.out = h2.AppendGoAway(c.writable(), last, h2.NoError, "")
-	c.mark()
-}
-
-// drainPing is what a PING carries whose answer shows that the peer has seen our first GOAWAY.
-var drainPing = [8]byte{'d', 'r', 'a', 'i', 'n'}
-
-// drainPatience is how long a caller may take to answer that PING.
-const drainPatience = time.Second
-
-// drain lets the caller go in two steps, so that no stream is refused that was on its way (RFC 9113, section 6.8).
-func (c *conn) drain() {
-	if c.leaving || c.dead {
-		return
-	}
-	c.leaving = true
-	c.introduce()
-	c.goAway(h2.MaxStreamID)
-	c.out = h2.AppendPing(c.writable(), false, drainPing)
-	c.core.set(&c.life, c.core.now.Add(drainPatience))
-	if c.preface > 0 || !c.greeted {
-		c.onPingAck(drainPing) // there is nobody yet to answer
-	}
-}
-
-// startAging has a caller's connection end in time.
-func (c *conn) startAging() {
-	switch age := c.core.cfg.MaxConnectionAge; {
-	case c.leaving: // it ends anyway
-	case age > 0:
-		c.core.set(&c.life, c.core.now.Add(spread(age)))
-	default:
-		c.core.timers.remove(&c.life)
-	}
-}
-
-// expire is called when a caller's connection has reached its age, when it has not greeted in time, and when it has
-// not answered the PING.
-func (c *conn) expire(core *core) {
-	core.blame = c
-	switch {
-	case c.leaving:
-		c.onPingAck(drainPing)
-	case !c.greeted:
-		c.end(errSilent)
-	default:
-		c.drain()
-	}
-}
-
 func (c *conn) onPingAck(data [8]byte) {
 	if data == bdpPing {
-		c.bdp.answered(c.core.now)
+		c.bdp.onPingAck(c.core.now)
 	}
 	if data == keepalivePing {
 		c.keepsAlive()

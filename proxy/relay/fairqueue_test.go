@@ -99,7 +99,7 @@ func TestACallAmongUploads(t *testing.T) {
 		upload()
 	}
 	if st := b.streams[2*uploads+1]; st == nil || !st.over || len(st.received) != 100 {
-		t.Errorf("the call has not come: %+v, and %d wait for a stream", st, w.upstreams["a:1"].queue.len)
+		t.Errorf("the call has not come: %+v, and %d wait for a stream", st, w.pools["a:1"].queue.len)
 	}
 	b.resume()
 	w.finish()
@@ -131,7 +131,7 @@ func TestLeavingALine(t *testing.T) {
 	}; !slices.Equal(got, want) {
 		t.Errorf("the backend got %q, want %q", got, want)
 	}
-	if n := w.upstreams["a:1"].queue.len; n != 0 {
+	if n := w.pools["a:1"].queue.len; n != 0 {
 		t.Errorf("%d calls wait", n)
 	}
 	w.finish()

@@ -78,24 +78,24 @@ func (c *conn) onBlock(h h2.FrameHeader, block []byte) error {
 	}
 	c.work += int(core.size)
 	if core.size > core.cfg.MaxHeaderList {
-		if err := c.glitches(core.cfg.MaxGlitches/100, "field blocks that are too long"); err != nil {
+		if err := c.addGlitches(core.cfg.MaxGlitches/100, "field blocks that are too long"); err != nil {
 			return err
 		}
 	}
-	st := c.streams[h.StreamID]
+	x := c.streams[h.StreamID]
 	if c.side == caller && h.StreamID > c.lastID {
 		return c.onRequest(h)
 	}
-	if st == nil {
+	if x == nil {
 		return c.notOpen(h)
 	}
 	if core.size > core.cfg.MaxHeaderList {
 		return h2.StreamError{StreamID: h.StreamID, Code: h2.EnhanceYourCalm, Reason: "the fields are too long"}
 	}
-	if c.side == caller || st.answered {
-		return c.onTrailers(st, h)
+	if c.side == caller || x.answered {
+		return c.onTrailers(x, h)
 	}
-	return c.onResponse(st, h)
+	return c.onResponse(x, h)
 }
 
 func (c *conn) onRequest(h h2.FrameHeader) error {
@@ -117,19 +117,19 @@ func (c *conn) onRequest(h h2.FrameHeader) error {
 		return c.reject(h, metrics.Malformed, h2.ProtocolError)
 	}
 	core.size += nameAuthority(core.fields)
-	st := core.newStream()
-	st.owner, st.began, st.since, st.replay, st.code = c, core.now, core.now, true, codes.Unknown
-	st.request, st.size = append(st.request, core.fields...), core.size
-	in := &st.half[caller]
+	x := core.newExchange()
+	x.owner, x.began, x.since, x.replayable, x.code = c, core.now, core.now, true, codes.Unknown
+	x.request, x.size = append(x.request, core.fields...), core.size
+	in := &x.streams[caller]
 	in.conn, in.id, in.expected = c, h.StreamID, length
 	in.send, in.recv = h2.SendWindow(c.peer.InitialWindowSize), h2.NewReceiveWindow(streamWindow, updateLump)
-	c.streams[h.StreamID] = st
-	core.charge(st)
+	c.streams[h.StreamID] = x
+	core.charge(x)
 	if h.Flags.Has(h2.FlagEndStream) {
 		in.gotEnd = true
-		st.half[backend].last = endStream
+		x.streams[backend].last = endStream
 	}
-	core.begin(st, c.front)
+	core.begin(x, c.listener)
 	return nil
 }
 
@@ -145,12 +145,12 @@ func (c *conn) reject(h h2.FrameHeader, why metrics.Rejection, code h2.ErrCode) 
 }
 
 // begin routes the call and picks its endpoint.
-func (c *core) begin(st *stream, f *front) {
+func (c *core) begin(x *exchange, l *listener) {
 	r := &c.request
-	*r = proxy.Request{Listener: f.listener, Bound: f.service, Header: requestHeader{st}}
+	*r = proxy.Request{Listener: l.addr, Bound: l.service, Header: requestHeader{x}}
 	ours := false
-	for i := range st.request {
-		field := &st.request[i]
+	for i := range x.request {
+		field := &x.request[i]
 		ours = ours || strings.HasPrefix(field.Name, proxy.MetadataPrefix)
 		switch field.Name {
 		case ":path":
@@ -163,50 +163,50 @@ func (c *core) begin(st *stream, f *front) {
 			r.Version = field.Value
 		case "grpc-timeout":
 			if d, ok := parseTimeout(field.Value); ok {
-				st.deadline = st.began.Add(d)
+				x.deadline = x.began.Add(d)
 			}
 		}
 	}
-	if err := f.policy.Begin(&st.call, r, st.began); err != nil {
-		st.fail(c, err)
+	if err := l.policy.Begin(&x.call, r, x.began); err != nil {
+		x.fail(c, err)
 		return
 	}
 	if ours {
-		st.consume(c)
+		x.consume(c)
 	}
-	st.setTimer(c)
-	st.pick(c)
+	x.setTimer(c)
+	x.pick(c)
 }
 
 // consume takes out of the request what is the proxy's own.
-func (st *stream) consume(c *core) {
-	st.request = slices.DeleteFunc(st.request, func(f hpack.Field) bool { return strings.HasPrefix(f.Name, proxy.MetadataPrefix) })
-	st.resized(c)
+func (x *exchange) consume(c *core) {
+	x.request = slices.DeleteFunc(x.request, func(f hpack.Field) bool { return strings.HasPrefix(f.Name, proxy.MetadataPrefix) })
+	x.resized(c)
 }
 
-// age has the request say how much of the caller's time is left. A call that did not wait keeps its time untouched:
+// age makes the request say how much of the caller's time is left. A call that did not wait keeps its time untouched:
 // what has passed is below the precision of timeouts.
-func (st *stream) age(c *core) {
-	if st.deadline.IsZero() || c.now.Sub(st.began) <= time.Millisecond {
+func (x *exchange) age(c *core) {
+	if x.deadline.IsZero() || c.now.Sub(x.began) <= time.Millisecond {
 		return
 	}
-	left := formatTimeout(st.deadline.Sub(c.now))
-	for i, f := range st.request {
+	left := formatTimeout(x.deadline.Sub(c.now))
+	for i, f := range x.request {
 		if f.Name == "grpc-timeout" {
-			st.request[i] = hpack.Field{Name: f.Name, Value: left, Sensitive: f.Sensitive}
+			x.request[i] = hpack.Field{Name: f.Name, Value: left, Sensitive: f.Sensitive}
 		}
 	}
-	st.resized(c)
+	x.resized(c)
 }
 
 // resized notes that the request's fields have changed.
-func (st *stream) resized(c *core) {
-	st.size = uint32(fieldsSize(st.request))
-	c.charge(st)
+func (x *exchange) resized(c *core) {
+	x.size = uint32(fieldsSize(x.request))
+	c.charge(x)
 }
 
 // requestHeader looks fields of a request up for routes.
-type requestHeader struct{ st *stream }
+type requestHeader struct{ st *exchange }
 
 func (h requestHeader) Get(key string) (values []string) {
 	for _, f := range h.st.request {
@@ -218,36 +218,36 @@ func (h requestHeader) Get(key string) (values []string) {
 }
 
 // onResponse is for the field blocks that begin a response: any number of informational ones and the final one.
-func (c *conn) onResponse(st *stream, h h2.FrameHeader) error {
+func (c *conn) onResponse(x *exchange, h h2.FrameHeader) error {
 	fields, end := c.core.fields, h.Flags.Has(h2.FlagEndStream)
 	length, reason := checkResponse(fields)
 	if reason != "" {
 		return h2.StreamError{StreamID: h.StreamID, Code: h2.ProtocolError, Reason: reason}
 	}
-	in := &st.half[backend]
+	in := &x.streams[backend]
 	if fields[0].Value[0] == '1' {
 		if end {
 			return h2.StreamError{StreamID: h.StreamID, Code: h2.ProtocolError, Reason: "an informational response ends the stream"}
 		}
-		st.headers(backend, fields, false)
+		x.headers(backend, fields, false)
 		return c.glitch("informational responses")
 	}
 	c.useful()
-	st.answered = true
-	st.enter(answering, c.core.now)
-	c.core.unkeep(st)
+	x.answered = true
+	x.setStage(answering, c.core.now)
+	c.core.dropRetryBuffer(x)
 	in.expected = length
-	st.begins(fields)
+	x.begins(fields)
 	if end {
-		st.ends(fields)
-		st.responseEnded()
+		x.ends(fields)
+		x.responseEnded()
 	}
-	st.headers(backend, fields, end)
+	x.headers(backend, fields, end)
 	return nil
 }
 
-func (c *conn) onTrailers(st *stream, h h2.FrameHeader) error {
-	in := &st.half[c.side]
+func (c *conn) onTrailers(x *exchange, h h2.FrameHeader) error {
+	in := &x.streams[c.side]
 	switch {
 	case in.gotEnd:
 		return h2.StreamError{StreamID: h.StreamID, Code: h2.StreamClosed, Reason: "HEADERS after END_STREAM"}
@@ -260,81 +260,20 @@ func (c *conn) onTrailers(st *stream, h h2.FrameHeader) error {
 		return h2.StreamError{StreamID: h.StreamID, Code: h2.ProtocolError, Reason: reason}
 	}
 	if c.side == backend {
-		st.ends(c.core.fields)
-		st.responseEnded()
+		x.ends(c.core.fields)
+		x.responseEnded()
 	} else {
 		in.gotEnd = true
-		st.replay = false // trailers are not kept
+		x.replayable = false // trailers are not kept
 	}
-	st.headers(c.side, c.core.fields, true)
+	x.headers(c.side, c.core.fields, true)
 	return nil
-}
-
-// onData passes DATA on. Its length counts against the windows whatever becomes of it.
-func (c *conn) onData(h h2.FrameHeader, payload []byte) error {
-	if !c.recv.Receive(len(payload)) {
-		return h2.ConnectionError{Code: h2.FlowControlError, Reason: "more DATA than the connection's window allows"}
-	}
-	// The connection's window is given back at once: one stalled call must not hold up the others. What a
-	// connection can make us hold is bounded by its streams' windows.
-	if c.recv.Release(len(payload)) {
-		c.out = h2.AppendWindowUpdate(c.writable(), 0, c.recv.Update(connWindow))
-		c.mark()
-	}
-	c.measure(len(payload))
-	data, err := h2.ParseData(h, payload)
-	if err != nil {
-		return err
-	}
-	st := c.streams[h.StreamID]
-	if st == nil {
-		return c.notOpen(h)
-	}
-	in, end := &st.half[c.side], h.Flags.Has(h2.FlagEndStream)
-	if in.gotEnd {
-		return h2.StreamError{StreamID: h.StreamID, Code: h2.StreamClosed, Reason: "DATA after END_STREAM"}
-	}
-	if c.side == backend && !st.answered {
-		return h2.StreamError{StreamID: h.StreamID, Code: h2.ProtocolError, Reason: "DATA before the response's fields"}
-	}
-	if !in.recv.Receive(len(payload)) {
-		return h2.StreamError{StreamID: h.StreamID, Code: h2.FlowControlError, Reason: "more DATA than the stream's window allows"}
-	}
-	if in.expected >= 0 {
-		if in.expected -= int64(len(data)); in.expected < 0 || end && in.expected > 0 {
-			return h2.StreamError{StreamID: h.StreamID, Code: h2.ProtocolError, Reason: "content is not as long as content-length says"}
-		}
-	}
-	if len(data) == 0 && !end {
-		st.credit(c.side, len(payload))
-		return c.glitch("empty DATA")
-	}
-	c.useful()
-	in.gotEnd = end
-	if c.side == backend && st.speaks.isWeb() {
-		st.web.read(st.speaks, data, &st.code)
-	}
-	if c.side == backend && end {
-		st.responseEnded()
-	}
-	st.credit(c.side, len(payload)-len(data))
-	st.relay(c.side, c.framed(h, data), end)
-	return nil
-}
-
-// framed is the data of a DATA frame that is being read behind room for a frame's header, which is where its own stands.
-func (c *conn) framed(h h2.FrameHeader, data []byte) []byte {
-	at := c.r
-	if h.Flags.Has(h2.FlagPadded) {
-		at++ // the padding's length is room as well
-	}
-	return c.in[at : at+h2.FrameHeaderLen+len(data)]
 }
 
 // writeRequest writes the call's field block.
-func (c *conn) writeRequest(st *stream, end bool) {
+func (c *conn) writeRequest(x *exchange, end bool) {
 	before := len(c.out)
-	c.writeHeaders(st.half[backend].id, st.request, end)
+	c.writeHeaders(x.streams[backend].id, x.request, end)
 	c.requests += len(c.out) - before
 }
 

@@ -1,0 +1,264 @@
+package relay
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"sync"
+	"time"
+)
+
+// connPool is a worker's connections to an endpoint. One is always there, or being made; see connect.go. Others are
+// added as long as the backend allows fewer streams on a connection than there are calls. Those that were told to go
+// away live as long as their last call.
+type connPool struct {
+	// Immutable:
+	all        *endpointConns
+	worker     *worker
+	ctx        context.Context
+	stop       context.CancelFunc
+	stopped    chan struct{} // closed when run has returned
+	again      chan struct{} // receives when another connection is wanted
+	nudged     chan struct{} // receives when it is worth trying again at once; nobody sends who would have to wait
+	additional sync.WaitGroup
+
+	// Owned by run:
+	failures  int       // attempts to connect in a row that have come to nothing; see judge
+	unreached bool      // the last one did not connect at all
+	began     time.Time // when it did begin
+
+	// The worker's lock protects:
+	conns        []*conn   // that take calls, the first ones first
+	queue        fairQueue // waits until they take one more, or until the policy knows that there is none
+	growing      bool      // one more connection is being made
+	growFailures int       // additional connections in a row that could not be made, or were lost without use
+	pause        timer     // set while none is to be tried: it tries again
+	closed       bool      // no connection is to be made any more
+}
+
+// handshake is what a connection's maker waits for.
+type handshake struct {
+	ready      chan struct{} // closed when it takes calls
+	over       chan struct{} // closed when it takes none any more
+	err        error         // why; written before over is closed, as is:
+	goneAway   *goAwayError  // the backend's GOAWAY; nil if none has come
+	served     bool          // a call has been answered, or runs on
+	additional bool
+	began      time.Time
+	generation uint64 // of the endpoint, when it was begun to be made
+}
+
+const (
+	// growthPause is how long no connection is added after one could not be made or was lost; it doubles each time.
+	growthPause    = time.Second
+	maxGrowthPause = time.Minute
+	// additionalIdle is how long an additional connection lives without calls.
+	additionalIdle = 30 * time.Second
+)
+
+var (
+	errExhausted = errors.New("the connection's stream identifiers are used up")
+	errRenewed   = errors.New("the instance has been registered anew, and there is a connection for it")
+)
+
+func newConnPool(w *worker, e *endpointConns) *connPool {
+	p := &connPool{
+		all: e, worker: w, stopped: make(chan struct{}), again: make(chan struct{}, 1), nudged: make(chan struct{}),
+		queue: fairQueue{side: backend},
+	}
+	p.ctx, p.stop = context.WithCancel(context.Background())
+	p.pause.fire = p.admit
+	return p
+}
+
+func (p *connPool) newConn(in *core, d driver, additional bool) *conn {
+	c := in.newConn(backend, d)
+	c.pool = p
+	c.handshake = &handshake{ready: make(chan struct{}), over: make(chan struct{}), additional: additional}
+	c.life.fire = c.endIfIdle
+	return c
+}
+
+func (c *conn) endIfIdle(core *core) {
+	core.current = c
+	if len(c.streams) == 0 {
+		c.end(errFinished)
+	}
+}
+
+// grow adds a connection, if there may be one more.
+func (p *connPool) grow(c *core) {
+	if p.growing || p.closed || len(p.conns) >= c.cfg.MaxConnections || p.pause.place > 0 {
+		return
+	}
+	p.growing = true
+	c.host.dial(p)
+}
+
+// growFailed: the extra connection could not be made.
+func (p *connPool) growFailed(c *core) {
+	p.growing = false
+	p.pauseGrowth(c)
+}
+
+// pauseGrowth adds no connection for a while.
+func (p *connPool) pauseGrowth(c *core) {
+	if !p.closed {
+		c.set(&p.pause, c.now.Add(min(growthPause<<min(p.growFailures, 16), maxGrowthPause)))
+		p.growFailures++
+	}
+}
+
+// onSettings is called when the backend's SETTINGS have come: only now is it known how many streams it takes.
+func (p *connPool) onSettings(c *conn) {
+	p.conns = append(p.conns, c)
+	p.retireOld()
+	if c.handshake.additional {
+		p.growing = false
+		p.onStreamClosed(c)
+	}
+	close(c.handshake.ready)
+	for f := p.queue.first; f != nil; f = f.after {
+		for x := f.first; x != nil; x = x.streams[backend].after {
+			x.stopWaiting(c.core)
+		}
+	}
+	p.admit(c.core)
+}
+
+// retireOld parts with connections that were made for an earlier registration, now that there is one for a later.
+func (p *connPool) retireOld() {
+	newest := uint64(0)
+	for _, c := range p.conns {
+		newest = max(newest, c.handshake.generation)
+	}
+	for _, c := range slices.Clone(p.conns) {
+		if c.handshake.generation < newest {
+			p.retire(c, errRenewed)
+		}
+	}
+}
+
+// onGone is called when a connection takes no more calls: it has ended, or the backend wants it to.
+func (p *connPool) onGone(c *conn, err error) {
+	if c.handshake.err != nil {
+		return
+	}
+	c.handshake.err, c.handshake.served = err, c.served || !c.dead && len(c.streams) > 0
+	close(c.handshake.over)
+	if c.handshake.additional && c.greeted {
+		if c.handshake.served {
+			p.growFailures = 0
+		}
+		if !errors.Is(err, errFinished) && !errors.Is(err, errRenewed) {
+			p.pauseGrowth(c.core)
+		}
+	}
+	i := slices.Index(p.conns, c)
+	if i < 0 {
+		return
+	}
+	p.conns = slices.Delete(p.conns, i, i+1)
+	if len(p.conns) == 0 {
+		p.repick(c.core)
+	}
+}
+
+// onStreamClosed is called when a call has ended on a connection.
+func (p *connPool) onStreamClosed(c *conn) {
+	p.admit(c.core)
+	if c.handshake.additional && len(c.streams) == 0 && !c.dead {
+		c.core.set(&c.life, c.core.now.Add(additionalIdle))
+	}
+}
+
+// repick gives the calls that wait to whom the policy chooses now.
+func (p *connPool) repick(c *core) {
+	for range p.queue.len {
+		x := p.queue.pop()
+		if x == nil {
+			return
+		}
+		x.leaveQueue()
+		c.current = x.owner
+		x.call.Unpick()
+		x.pick(c)
+	}
+}
+
+// assign opens a call on a connection, or queues it until the backend takes one more. If the connection has
+// ended between the policy's last look and ours, the call waits for what comes first: run tells the policy, and
+// it is picked for again, or there is a new connection.
+func (p *connPool) assign(c *core, x *exchange) {
+	if len(p.conns) == 0 {
+		x.startWaiting(c)
+	} else {
+		x.stopWaiting(c)
+		if cn := p.roomy(); cn != nil && p.queue.len == 0 {
+			x.open(cn)
+			return
+		}
+	}
+	p.queue.add(x, x.owner)
+	x.queued = true
+	x.setStage(queueing, c.now)
+	x.call.Endpoint().CallQueued()
+	p.all.waiting.Add(1)
+	if p.full() {
+		p.grow(c)
+	}
+}
+
+// admit opens the calls that wait for as long as there is room.
+func (p *connPool) admit(c *core) {
+	for p.queue.len > 0 {
+		cn := p.roomy()
+		if cn == nil {
+			if p.full() {
+				p.grow(c)
+			}
+			return
+		}
+		x := p.queue.pop()
+		x.leaveQueue()
+		x.open(cn)
+	}
+}
+
+func (p *connPool) unqueue(x *exchange) {
+	p.queue.remove(x)
+	x.leaveQueue()
+}
+
+// leaveQueue notes that a call waits for a stream no longer.
+func (x *exchange) leaveQueue() {
+	x.queued = false
+	x.call.Endpoint().CallUnqueued()
+	x.call.Endpoint().Conn().(*endpointConns).waiting.Add(-1)
+}
+
+// retire lets a connection take no more calls, and ends it with its last.
+func (p *connPool) retire(c *conn, err error) {
+	c.leaving, c.finished = true, true
+	p.onGone(c, err)
+	c.closeIfFinished()
+}
+
+// roomy is the first connection that a stream can be opened on; nil if there is none.
+func (p *connPool) roomy() *conn {
+	for _, c := range p.conns {
+		if c.allowsStream() && c.requests < highWater {
+			return c
+		}
+	}
+	return nil
+}
+
+// full says whether there are connections, and the backend allows no more streams on any.
+func (p *connPool) full() bool {
+	return len(p.conns) > 0 && !slices.ContainsFunc(p.conns, (*conn).allowsStream)
+}
+
+func (c *conn) allowsStream() bool {
+	return !c.dead && !c.leaving && uint32(len(c.streams)) < c.peer.MaxConcurrentStreams
+}
