@@ -10,7 +10,6 @@ import (
 	"regexp"
 	"strings"
 	"testing"
-	"time"
 )
 
 // runOnce runs the playground with --once and more flags, and sees to it that it leaves no files.
@@ -163,15 +162,5 @@ func TestLiveUntilNobodyReads(t *testing.T) {
 	code := run(t.Context(), anywhere(), write, &stderr)
 	if code != 1 || !strings.Contains(stderr.String(), io.ErrClosedPipe.Error()) {
 		t.Errorf("exit code %d, stderr %q; want 1 with the error", code, &stderr)
-	}
-}
-
-// await waits until what holds.
-func await(t *testing.T, what string, holds func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(patience); !holds(); time.Sleep(pollInterval) {
-		if time.Now().After(deadline) {
-			t.Fatalf("no %s within %v", what, patience)
-		}
 	}
 }

@@ -86,7 +86,7 @@ func TestAWeightIsChangedByCurl(t *testing.T) {
 		t.Fatal(resp.Status)
 	}
 	addr := p.servers[1].addr
-	await(t, "new weight", func() bool { return p.weight(t, addr) == 5 })
+	etcdtest.Eventually(t, "the weight is the new one", func() bool { return p.weight(t, addr) == 5 })
 }
 
 func TestAWeightIsChangedByEtcdctl(t *testing.T) {
@@ -96,8 +96,8 @@ func TestAWeightIsChangedByEtcdctl(t *testing.T) {
 	if _, err := etcd.Put(t.Context(), key, `{"weight":5}`); err != nil {
 		t.Fatal(err)
 	}
-	await(t, "new weight", func() bool { return p.weight(t, last.addr) == 5 })
-	await(t, "registration of the new weight", func() bool {
+	etcdtest.Eventually(t, "the weight is the new one", func() bool { return p.weight(t, last.addr) == 5 })
+	etcdtest.Eventually(t, "the new weight is registered", func() bool {
 		s := last.registrar.Status()
 		return s.Registered && s.Weight == 5
 	})
@@ -109,7 +109,7 @@ func TestAWeightIsChangedByEtcdctl(t *testing.T) {
 	if _, err := etcd.Put(t.Context(), key, "five"); err != nil {
 		t.Fatal(err)
 	}
-	await(t, "registration taken back", func() bool {
+	etcdtest.Eventually(t, "the registration is taken back", func() bool {
 		kv, err := etcd.Get(t.Context(), key)
 		return err == nil && strings.HasSuffix(string(kv.Kvs[0].Value), `"weight":5}`)
 	})

@@ -69,7 +69,7 @@ func TestRegisterUntilSignal(t *testing.T) {
 	h := newHost(t)
 	for _, s := range []os.Signal{syscall.SIGTERM, syscall.SIGINT} {
 		p := start(t, h.register("--weight", "7")...)
-		eventually(t, "the instance is registered", h.registered)
+		etcdtest.Eventually(t, "the instance is registered", h.registered)
 		if got, want := string(h.entry().Value), `"weight":7}`; !strings.HasSuffix(got, want) {
 			t.Errorf("registered as %s, want it to end in %s", got, want)
 		}
@@ -87,7 +87,7 @@ func TestRegisterWarns(t *testing.T) {
 		t.Parallel()
 		h := newHost(t)
 		p := start(t, h.register()...)
-		eventually(t, "the instance is registered", h.registered)
+		etcdtest.Eventually(t, "the instance is registered", h.registered)
 		p.awaitLog(unanswered)
 		if strings.Contains(p.stderr.String(), loopback) {
 			t.Error("it warns of loopback, where etcd is, too")
@@ -109,7 +109,7 @@ func TestRegisterWarns(t *testing.T) {
 			t.Fatal(err)
 		}
 		conn.Close()
-		eventually(t, "the instance is registered", h.registered)
+		etcdtest.Eventually(t, "the instance is registered", h.registered)
 		p.send(syscall.SIGTERM)
 		p.awaitExit(0)
 		if strings.Contains(p.stderr.String(), unanswered) {
@@ -143,7 +143,7 @@ func TestRegisterUntilContextEnds(t *testing.T) {
 	var out, log bytes.Buffer
 	code := make(chan int)
 	go func() { code <- run(ctx, h.register(), &out, &log) }() // ends after cancel
-	eventually(t, "the instance is registered", h.registered)
+	etcdtest.Eventually(t, "the instance is registered", h.registered)
 	cancel()
 	if got := <-code; got != 0 || h.registered() || out.Len() > 0 {
 		t.Errorf("exit code %d, registered %v, output %q and log\n%s", got, h.registered(), &out, &log)
@@ -178,7 +178,7 @@ func TestWeightAddressTaken(t *testing.T) {
 func TestWeightAddress(t *testing.T) {
 	h := newHost(t)
 	p := start(t, h.register("--weight-address", "127.0.0.1:0")...)
-	eventually(t, "the instance is registered", h.registered)
+	etcdtest.Eventually(t, "the instance is registered", h.registered)
 	at := regexp.MustCompile(`serving the weight  address=(\S+)`).FindStringSubmatch(p.stderr.String())
 	if at == nil {
 		t.Fatal("lbproxy does not say where it serves the weight")

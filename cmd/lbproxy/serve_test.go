@@ -22,6 +22,7 @@ import (
 	"google.golang.org/grpc/health"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 
+	"github.com/lbproxy/lbproxy/internal/etcdtest"
 	"github.com/lbproxy/lbproxy/picker"
 	"github.com/lbproxy/lbproxy/proxy"
 )
@@ -186,27 +187,27 @@ func TestServeReloads(t *testing.T) {
 		t.Errorf("last reload successful, keys waiting for a restart: %s, want 1 0", got)
 	}
 	s.configure(t, "services: {hello: {policy: round_robin}}")
-	eventually(t, "the changed file takes effect", func() bool { return policy() == picker.RoundRobin })
+	etcdtest.Eventually(t, "the changed file takes effect", func() bool { return policy() == picker.RoundRobin })
 
 	s.configure(t, "services: {hello: {policy: rr}}")
 	s.awaitLog(`policy \"rr\" is unknown`)
 	if err := s.check(t); err != nil || policy() != picker.RoundRobin {
 		t.Errorf("after a bad file: %v, policy %q, want round_robin still", err, policy())
 	}
-	eventually(t, "the metrics say that the file is refused", func() bool { return state() == "0 0" })
+	etcdtest.Eventually(t, "the metrics say that the file is refused", func() bool { return state() == "0 0" })
 
 	s.configure(t, "services: {hello: {policy: least_request}}\ndrain_timeout: 1s")
 	s.send(syscall.SIGHUP)
-	eventually(t, "the file takes effect at SIGHUP", func() bool { return policy() == picker.LeastRequest })
+	etcdtest.Eventually(t, "the file takes effect at SIGHUP", func() bool { return policy() == picker.LeastRequest })
 	s.awaitLog(`effect after a restart only","keys":["drain_timeout"]`)
-	eventually(t, "the metrics say that a key waits for a restart", func() bool { return state() == "1 1" })
+	etcdtest.Eventually(t, "the metrics say that a key waits for a restart", func() bool { return state() == "1 1" })
 
 	if err := os.Remove(s.config); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the metrics say that the file is gone", func() bool { return state() == "0 1" })
+	etcdtest.Eventually(t, "the metrics say that the file is gone", func() bool { return state() == "0 1" })
 	s.configure(t, "services: {hello: {policy: least_request}}")
-	eventually(t, "the metrics say that all is well again", func() bool { return state() == "1 0" })
+	etcdtest.Eventually(t, "the metrics say that all is well again", func() bool { return state() == "1 0" })
 }
 
 func TestServeEndsAtOnceAtTheSecondSignal(t *testing.T) {
@@ -226,7 +227,7 @@ func TestServeEndsAtOnceAtTheSecondSignal(t *testing.T) {
 	}
 	s.send(syscall.SIGTERM)
 	s.awaitLog(`"msg":"draining"`)
-	eventually(t, "readyz says draining", func() bool {
+	etcdtest.Eventually(t, "readyz says draining", func() bool {
 		resp, err := http.Get("http://" + s.admin + "/readyz")
 		if err != nil {
 			t.Fatal(err)

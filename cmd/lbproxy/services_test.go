@@ -158,7 +158,7 @@ services: {pay: {}, nobody: {}}
 		{"pay", exitEmpty, []string{"POISONED ENTRY", "/pay/1.0.0/127.0.0.1:22001", "weight", "pay has no instances"}},
 		{"nobody", exitUnknown, []string{"nobody is unknown", "The registry confirmed this"}},
 	} {
-		eventually(t, test.service+" is known", func() bool {
+		etcdtest.Eventually(t, test.service+" is known", func() bool {
 			code, _, _ := lbproxy(t, "services", test.service, "--admin", s.admin)
 			return code == test.code
 		})

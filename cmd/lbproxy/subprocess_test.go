@@ -16,6 +16,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/lbproxy/lbproxy/internal/etcdtest"
 )
 
 const testServerArg = "test-server"
@@ -184,7 +186,7 @@ func (p *subprocess) awaitLine(prefix string) string {
 // awaitLog waits for text in what lbproxy says itself.
 func (p *subprocess) awaitLog(text string) {
 	p.t.Helper()
-	eventually(p.t, "lbproxy says "+text, func() bool { return strings.Contains(p.stderr.String(), text) })
+	etcdtest.Eventually(p.t, "lbproxy says "+text, func() bool { return strings.Contains(p.stderr.String(), text) })
 }
 
 // awaitExit waits until lbproxy has ended, and checks its exit code.
@@ -197,19 +199,5 @@ func (p *subprocess) awaitExit(want int) {
 	}
 	if got := p.cmd.ProcessState.ExitCode(); got != want {
 		p.t.Errorf("exit code %d, want %d", got, want)
-	}
-}
-
-func eventually(t *testing.T, what string, cond func() bool) {
-	t.Helper()
-	tick := time.NewTicker(10 * time.Millisecond)
-	defer tick.Stop()
-	timeout := time.After(30 * time.Second)
-	for !cond() {
-		select {
-		case <-tick.C:
-		case <-timeout:
-			t.Fatalf("never happened: %s", what)
-		}
 	}
 }

@@ -24,7 +24,7 @@ func TestCommandLivesRegistered(t *testing.T) {
 		t.Fatal(err)
 	}
 	p.tell("listen")
-	eventually(t, "the instance is registered", h.registered)
+	etcdtest.Eventually(t, "the instance is registered", h.registered)
 	if got := h.entry().CreateRevision; got <= before.Header.Revision {
 		t.Errorf("registered at revision %d, before the server was told to listen at %d", got, before.Header.Revision)
 	}
@@ -34,7 +34,7 @@ func TestCommandLivesRegistered(t *testing.T) {
 	p.awaitLine("signal: user defined signal 1")
 
 	p.send(syscall.SIGTERM)
-	eventually(t, "the instance is deregistered", h.unregistered)
+	etcdtest.Eventually(t, "the instance is deregistered", h.unregistered)
 	p.awaitLog("deregistered")
 	if !h.accepts() {
 		t.Error("the command ended at once, without the time that proxies need")
@@ -56,7 +56,7 @@ func TestIgnoredSignalsStayIgnored(t *testing.T) {
 	h := newHost(t)
 	server := append([]string{"--"}, self("--addr", h.addr)...)
 	p := startBy(t, []string{"sh", "-c", `trap "" HUP; exec "$0" "$@"`}, h.register(server...)...)
-	eventually(t, "the instance is registered", h.registered)
+	etcdtest.Eventually(t, "the instance is registered", h.registered)
 	p.send(syscall.SIGHUP)
 	p.send(syscall.SIGUSR1)
 	p.awaitLine("listening")
@@ -69,7 +69,7 @@ func TestDrainWait(t *testing.T) {
 	h := newHost(t)
 	const wait = 300 * time.Millisecond
 	p := start(t, h.register(append([]string{"--drain-wait", wait.String(), "--"}, self("--addr", h.addr)...)...)...)
-	eventually(t, "the instance is registered", h.registered)
+	etcdtest.Eventually(t, "the instance is registered", h.registered)
 	began := time.Now()
 	p.send(syscall.SIGTERM)
 	p.awaitLine("signal: terminated")
@@ -93,7 +93,7 @@ func TestCommandThatEnds(t *testing.T) {
 	} {
 		t.Run(test.order, func(t *testing.T) {
 			p := start(t, h.register(append([]string{"--"}, self("--addr", h.addr)...)...)...)
-			eventually(t, "the instance is registered", h.registered)
+			etcdtest.Eventually(t, "the instance is registered", h.registered)
 			p.tell(test.order)
 			p.awaitExit(test.code)
 			if h.registered() {
@@ -155,7 +155,7 @@ func TestNothingIsLeftBehind(t *testing.T) {
 		p := start(t, h.register("--", "sh", "-c", "sleep 1000 & echo left $!; exit 5")...)
 		pid := p.awaitLine("left ")
 		p.awaitExit(5)
-		eventually(t, "what it left has ended", func() bool { return !running(pid) })
+		etcdtest.Eventually(t, "what it left has ended", func() bool { return !running(pid) })
 	})
 	t.Run("by an lbproxy that is killed", func(t *testing.T) {
 		if runtime.GOOS != "linux" {
@@ -163,10 +163,10 @@ func TestNothingIsLeftBehind(t *testing.T) {
 		}
 		p := start(t, h.register(append([]string{"--ttl", "2s", "--"}, self("--addr", h.addr)...)...)...)
 		pid := p.awaitLine("started in group ")
-		eventually(t, "the instance is registered", h.registered)
+		etcdtest.Eventually(t, "the instance is registered", h.registered)
 		p.send(syscall.SIGKILL)
-		eventually(t, "the command has ended", func() bool { return !running(pid) })
-		eventually(t, "the registration has run out", h.unregistered)
+		etcdtest.Eventually(t, "the command has ended", func() bool { return !running(pid) })
+		etcdtest.Eventually(t, "the registration has run out", h.unregistered)
 	})
 }
 
@@ -182,7 +182,7 @@ func TestCommandWithoutEtcd(t *testing.T) {
 		t.Error("the command does not run")
 	}
 	network.Resume()
-	eventually(t, "the instance is registered", h.registered)
+	etcdtest.Eventually(t, "the instance is registered", h.registered)
 	network.Stall()
 	p.send(syscall.SIGTERM)
 	p.send(syscall.SIGINT) // the second signal ends the wait for etcd, too

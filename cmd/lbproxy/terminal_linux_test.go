@@ -11,6 +11,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/lbproxy/lbproxy/internal/etcdtest"
 )
 
 // startOnTerminal is start with lbproxy's output on a terminal. What appears there is in stderr.
@@ -65,7 +67,7 @@ func TestServicesWatchedOnATerminal(t *testing.T) {
 	s := startServing(t, "services: {hello: {}}")
 	p := startOnTerminal(t, "services", "hello", "--watch", "--admin", s.admin)
 	again := "\x1b[3A\x1b[J" // up over a header, an instance and the registry's line
-	eventually(t, "the table is drawn in its own place", func() bool { return strings.Contains(p.stderr.String(), again+"ADDRESS") })
+	etcdtest.Eventually(t, "the table is drawn in its own place", func() bool { return strings.Contains(p.stderr.String(), again+"ADDRESS") })
 	p.send(syscall.SIGINT)
 	p.awaitExit(0)
 }

@@ -5,15 +5,18 @@ import (
 	"errors"
 	"io"
 	"net"
+	"strconv"
 	"testing"
 	"time"
 
+	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest"
 	"google.golang.org/grpc"
 	hello "google.golang.org/grpc/examples/helloworld/helloworld"
 
 	"github.com/lbproxy/lbproxy/discovery"
+	"github.com/lbproxy/lbproxy/internal/etcdtest"
 )
 
 // backend is a gRPC server that says who it is: to SayHello, and to every message of any stream.
@@ -162,6 +165,18 @@ func (in *instance) deregister() {
 func (in *instance) setWeight(weight int) {
 	in.t.Helper()
 	if err := in.SetWeight(within(in.t), weight); err != nil {
+		in.t.Fatal(err)
+	}
+}
+
+// expire ends the registration's lease, as etcd does when nobody has renewed it in time.
+func (in *instance) expire(etcd string) {
+	in.t.Helper()
+	lease, err := strconv.ParseInt(in.Status().Lease, 16, 64)
+	if err != nil {
+		in.t.Fatal(err)
+	}
+	if _, err := etcdtest.Client(in.t, etcd).Revoke(in.t.Context(), clientv3.LeaseID(lease)); err != nil {
 		in.t.Fatal(err)
 	}
 }

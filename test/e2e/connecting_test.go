@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -27,9 +28,12 @@ import (
 func TestBackendThatIsSlowToGreet(t *testing.T) {
 	onEveryEngine(t, func(t *testing.T, w *world) {
 		var attempts atomic.Int32
+		told := make(chan struct{})
+		greet := sync.OnceFunc(func() { close(told) })
+		defer greet()
 		addr := listenRaw(t, func(c net.Conn) {
 			attempts.Add(1)
-			time.Sleep(1300 * time.Millisecond)
+			<-told
 			http2.NewFramer(c, c).WriteSettings()
 			io.Copy(io.Discard, c)
 		})
@@ -39,6 +43,7 @@ func TestBackendThatIsSlowToGreet(t *testing.T) {
 			instances := p.service("hello").Instances
 			return len(instances) == 1 && strings.Contains(instances[0].LastError, "it has not greeted (SETTINGS) within 500ms")
 		})
+		greet()
 		p.awaitReady("hello", 1)
 		if n := attempts.Load(); n != 1 {
 			t.Errorf("%d connections until one is of use", n)
@@ -55,14 +60,14 @@ func TestBackendThatGreetsAndCloses(t *testing.T) {
 			http2.NewFramer(c, c).WriteSettings()
 		})
 		w.startRegistrar(w.client, "hello", discovery.Instance{Addr: addr, Weight: 1})
+		start := time.Now()
 		p := w.startProxy(listed("hello"), func(cfg *configs.Config) { cfg.Relay.Workers = 1 })
-		await(t, "some connections", func() bool { return attempts.Load() > 2 })
-		time.Sleep(2 * time.Second) // to count what comes
-		if n := attempts.Load(); n > 15 {
-			t.Errorf("%d connections in two seconds", n)
+		await(t, "seven connections", func() bool { return attempts.Load() >= 7 })
+		if took := time.Since(start); took < time.Second {
+			t.Errorf("seven connections within %s", took)
 		}
 		if n := p.logs.FilterMessageSnippet("endpoint").Len(); n > 20 {
-			t.Errorf("%d lines in two seconds", n)
+			t.Errorf("%d lines for seven connections", n)
 		}
 	})
 }

@@ -80,15 +80,8 @@ type world struct {
 	etcd   string // host:port
 	root   string
 	client *discovery.EtcdClient
-	ttl    time.Duration // of registrations
+	ttl    time.Duration // of registrations: how long they last without their registrar
 }
-
-// How long registrations last without their registrar. The short time is the shortest that there is, for stories
-// that wait for the end; on a busy machine a living registrar may miss it.
-const (
-	ttl      = time.Minute
-	shortTTL = 2 * time.Second
-)
 
 // onEveryEngine tells a story on each engine, in a world of its own, while others are told: stories mostly wait.
 func onEveryEngine(t *testing.T, story func(t *testing.T, w *world)) {
@@ -117,7 +110,7 @@ func newWorld(t testing.TB, e engine) *world {
 		t.Fatal(err)
 	}
 	w := &world{
-		t: t, engine: e, etcd: etcd.Endpoint(), ttl: ttl,
+		t: t, engine: e, etcd: etcd.Endpoint(), ttl: time.Minute,
 		root: path.Join("/", t.Name(), strconv.FormatInt(time.Now().UnixNano(), 36)),
 	}
 	w.client = w.newClient()
@@ -190,17 +183,23 @@ func (w *world) startProxy(change ...func(*configs.Config)) *lbproxy {
 	return p
 }
 
-// stop ends the proxy as SIGTERM does and waits until it has ended. Stopping again does nothing.
+// stop ends the proxy as SIGTERM does and waits until it has ended, which it must soon. Stopping again does nothing.
 func (p *lbproxy) stop() {
 	p.t.Helper()
 	p.term()
 	if p.ended == nil {
 		return
 	}
-	if err := <-p.ended; err != nil {
-		p.t.Error(err)
-	}
+	ended := p.ended
 	p.ended = nil
+	select {
+	case err := <-ended:
+		if err != nil {
+			p.t.Error(err)
+		}
+	case <-time.After(patience):
+		p.t.Fatalf("the proxy has not ended within %s", patience)
+	}
 }
 
 // reload has the proxy take over a changed configuration, as it does on SIGHUP.

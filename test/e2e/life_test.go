@@ -3,26 +3,21 @@ package e2e
 import (
 	"context"
 	"fmt"
-	"strconv"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-	clientv3 "go.etcd.io/etcd/client/v3"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/keepalive"
 
 	"github.com/lbproxy/lbproxy/configs"
-	"github.com/lbproxy/lbproxy/internal/etcdtest"
 )
 
 // A process that is killed takes its calls with it, but no later ones; when its lease has run out it is gone.
 func TestKilledInstanceGetsNoCalls(t *testing.T) {
 	onEveryEngine(t, func(t *testing.T, w *world) {
-		stays := w.startInstance("hello", "", 1)
-		w.ttl = shortTTL
-		killed := w.startInstance("hello", "", 1)
+		stays, killed := w.startInstance("hello", "", 1), w.startInstance("hello", "", 1)
 		p := w.startProxy(listed("hello"))
 		p.awaitReady("hello", 2)
 		killed.abandon()
@@ -31,6 +26,7 @@ func TestKilledInstanceGetsNoCalls(t *testing.T) {
 		if diff := cmp.Diff(greet(t, p.dial("hello"), 20), map[string]int{stays.addr: 20}); diff != "" {
 			t.Errorf("answers once its connection is lost (-got +want):\n%s", diff)
 		}
+		killed.expire(w.etcd)
 		p.awaitReady("hello", 1)
 		if _, known := p.metrics()[fmt.Sprintf(`lbproxy_endpoint_weight{endpoint=%q,service="hello"}`, killed.addr)]; known {
 			t.Error("its series outlive it")
@@ -42,7 +38,7 @@ func TestKilledInstanceGetsNoCalls(t *testing.T) {
 func TestExpiredInstanceGetsNoCalls(t *testing.T) {
 	onEveryEngine(t, func(t *testing.T, w *world) {
 		stays := w.startInstance("hello", "", 1)
-		w.ttl = shortTTL
+		w.ttl = 2 * time.Second // the shortest that there is; if its registrar misses that, it registers again
 		expires := w.startInstance("hello", "", 1)
 		p := w.startProxy(listed("hello"))
 		p.awaitReady("hello", 2)
@@ -186,7 +182,6 @@ func TestRestartedInstanceIsUsedAtOnce(t *testing.T) {
 // The only instance is restarted, in whichever way, while calls come: none of those that come meanwhile fails.
 func TestCallsOutlastARestart(t *testing.T) {
 	onEveryEngine(t, func(t *testing.T, w *world) {
-		w.ttl = shortTTL
 		for _, c := range []struct {
 			name      string
 			end       func(*instance)
@@ -199,7 +194,6 @@ func TestCallsOutlastARestart(t *testing.T) {
 		} {
 			t.Run(c.name, func(t *testing.T) {
 				w := newWorld(t, w.engine)
-				w.ttl = shortTTL
 				in := w.startInstance("hello", "", 1)
 				p := w.startProxy(listedAs("hello", func(s *configs.Service) { s.WaitTimeout = patience }))
 				p.awaitReady("hello", 1)
@@ -207,17 +201,17 @@ func TestCallsOutlastARestart(t *testing.T) {
 				c.end(in)
 				waiting := p.startLoad("hello", 8)
 				await(t, "calls that wait", func() bool { return p.metrics()[`lbproxy_calls_in_flight{service="hello"}`] == 8 })
-				in = w.register(startBackend(t, at(in.addr)), "hello", "", 1)
+				restarted := w.register(startBackend(t, at(in.addr)), "hello", "", 1)
 				await(t, "calls", func() bool { return waiting.calls.Load() > 20 })
 				if c.abandoned {
-					w.outlive(t, shortTTL)
+					in.expire(w.etcd)
 				}
 				if calls, err := waiting.stop(); err != nil {
 					t.Errorf("one of %d calls fails: %v", calls, err)
 				}
 				await(t, "the last registration, and no other", func() bool {
 					instances := p.service("hello").Instances
-					return len(instances) == 1 && instances[0].ModRevision == in.Status().ModRevision
+					return len(instances) == 1 && instances[0].ModRevision == restarted.Status().ModRevision
 				})
 			})
 		}
@@ -231,16 +225,9 @@ func TestCallsOutlastALostLease(t *testing.T) {
 		p := w.startProxy(listedAs("hello", func(s *configs.Service) { s.WaitTimeout = patience }))
 		p.awaitReady("hello", 1)
 		load := p.startLoad("hello", 4)
-		etcd := etcdtest.Client(t, w.etcd)
 		for range 3 {
 			before := in.Status()
-			lease, err := strconv.ParseInt(before.Lease, 16, 64)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if _, err := etcd.Revoke(t.Context(), clientv3.LeaseID(lease)); err != nil {
-				t.Fatal(err)
-			}
+			in.expire(w.etcd)
 			await(t, "another registration", func() bool {
 				instances := p.service("hello").Instances
 				return len(instances) == 1 && instances[0].State == "ready" &&
@@ -250,20 +237,6 @@ func TestCallsOutlastALostLease(t *testing.T) {
 		if calls, err := load.stop(); err != nil || calls == 0 {
 			t.Errorf("one of %d calls fails: %v", calls, err)
 		}
-	})
-}
-
-// outlive returns when a lease that is granted now and lasts for ttl has run out.
-func (w *world) outlive(t *testing.T, ttl time.Duration) {
-	t.Helper()
-	etcd := etcdtest.Client(t, w.etcd)
-	lease, err := etcd.Grant(t.Context(), int64(ttl/time.Second))
-	if err != nil {
-		t.Fatal(err)
-	}
-	await(t, "lease that has run out", func() bool {
-		left, err := etcd.TimeToLive(t.Context(), lease.ID)
-		return err == nil && left.TTL < 0
 	})
 }
 

@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"bytes"
+	"errors"
 	"io"
 	"net"
 	"net/http"
@@ -12,18 +13,19 @@ import (
 	"golang.org/x/net/http2/hpack"
 )
 
-// startRude starts a backend that speaks HTTP/2 and answers every call as rude says, and returns its address.
-func startRude(t *testing.T, rude func(f *http2.Framer, stream uint32)) string {
-	t.Helper()
-	return listenRaw(t, func(c net.Conn) {
+// rude serves a connection as a backend that speaks HTTP/2 and answers every call as it is told to.
+func rude(answer func(f *http2.Framer, stream uint32)) func(net.Conn) {
+	return func(c net.Conn) {
 		f := http2.NewFramer(c, c)
+		f.AllowIllegalWrites = true
 		if _, err := io.ReadFull(c, make([]byte, len(http2.ClientPreface))); err != nil {
 			return
 		}
 		f.WriteSettings()
 		for {
 			frame, err := f.ReadFrame()
-			if err != nil {
+			var ofStream http2.StreamError
+			if err != nil && !errors.As(err, &ofStream) {
 				return
 			}
 			switch frame := frame.(type) {
@@ -32,10 +34,10 @@ func startRude(t *testing.T, rude func(f *http2.Framer, stream uint32)) string {
 					f.WriteSettingsAck()
 				}
 			case *http2.HeadersFrame:
-				rude(f, frame.StreamID)
+				answer(f, frame.StreamID)
 			}
 		}
-	})
+	}
 }
 
 // startHTTP starts a backend that speaks HTTP/2 without gRPC, and returns its address.

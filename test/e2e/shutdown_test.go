@@ -14,6 +14,9 @@ import (
 	"github.com/lbproxy/lbproxy/proxy"
 )
 
+// never is a drain timeout of which nobody sees the end: a proxy that ends has not waited for it.
+const never = time.Hour
+
 func drainTimeout(d time.Duration) func(*configs.Config) {
 	return func(cfg *configs.Config) { cfg.DrainTimeout = d }
 }
@@ -39,7 +42,7 @@ func TestRunningCallsEndBeforeTheProxy(t *testing.T) {
 	onEveryEngine(t, func(t *testing.T, w *world) {
 		g := newGate()
 		w.startInstance("hello", "", 1, onHello(g.hold))
-		p := w.startProxy(listed("hello"), drainTimeout(time.Minute), func(cfg *configs.Config) {
+		p := w.startProxy(listed("hello"), drainTimeout(never), func(cfg *configs.Config) {
 			cfg.Listeners = append(cfg.Listeners, configs.Listener{Address: newAddr(t), Service: "hello"})
 		})
 		p.awaitReady("hello", 1)
@@ -73,11 +76,7 @@ func TestRunningCallsEndBeforeTheProxy(t *testing.T) {
 		if err := stream.end(); err != nil {
 			t.Errorf("the stream ends by %v", err)
 		}
-		start := time.Now()
 		p.stop()
-		if took := time.Since(start); took > 5*time.Second {
-			t.Errorf("the proxy ends %s after its last call", took)
-		}
 		if !refuses(p.AdminAddr()) {
 			t.Error("the admin API outlives the proxy")
 		}
@@ -113,9 +112,6 @@ func TestCallsThatOutliveTheDrainTimeout(t *testing.T) {
 			t.Errorf("calls are failed %s after the start of the drain", took)
 		}
 		p.stop()
-		if took := time.Since(start); took > 5*time.Second {
-			t.Errorf("the proxy takes %s to end", took)
-		}
 	})
 }
 
@@ -141,7 +137,7 @@ func TestWaitingCallIsFailedAsDraining(t *testing.T) {
 	})
 }
 
-// A caller that has stopped to read, so that an answer to it is stuck, does not keep the proxy from ending.
+// A caller that has stopped reading, so that an answer to it is stuck, does not keep the proxy from ending.
 func TestStuckCallerDoesNotKeepTheProxy(t *testing.T) {
 	onEveryEngine(t, func(t *testing.T, w *world) {
 		s := newStage(t, w, drainTimeout(100*time.Millisecond))
@@ -161,25 +157,18 @@ func TestStuckCallerDoesNotKeepTheProxy(t *testing.T) {
 			t.Fatal(err)
 		}
 		<-answering
-		start := time.Now()
 		s.proxy.stop()
-		if took := time.Since(start); took > 5*time.Second {
-			t.Errorf("the proxy takes %s to end", took)
-		}
 		<-s.backends // the backend's call has ended, too
 	})
 }
 
+// A proxy without calls waits for nothing.
 func TestIdleProxyEndsAtOnce(t *testing.T) {
 	onEveryEngine(t, func(t *testing.T, w *world) {
 		w.startInstance("hello", "", 1)
-		p := w.startProxy(listed("hello"), drainTimeout(time.Minute))
+		p := w.startProxy(listed("hello"), drainTimeout(never))
 		greet(t, p.dial("hello"), 1) // and the connection stays
-		start := time.Now()
 		p.stop()
-		if took := time.Since(start); took > 2*time.Second {
-			t.Errorf("the proxy takes %s to end", took)
-		}
 	})
 }
 

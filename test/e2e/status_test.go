@@ -250,7 +250,7 @@ func TestBackendProtocol(t *testing.T) {
 		} {
 			t.Run(c.name, func(t *testing.T) {
 				w := newWorld(t, w.engine)
-				addr := startRude(t, c.rude)
+				addr := listenRaw(t, rude(c.rude))
 				w.startRegistrar(w.client, "hello", discovery.Instance{Addr: addr, Weight: 1})
 				p := w.startProxy(listed("hello"))
 				_, err := sayHello(within(t), p.dial("hello"))
