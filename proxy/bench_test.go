@@ -90,6 +90,16 @@ func (b *bench) call(t testing.TB, r proxy.Request) *proxy.Call {
 	return &c
 }
 
+// attempt picks for a call that must get an endpoint.
+func attempt(t testing.TB, c *proxy.Call) *proxy.Attempt {
+	t.Helper()
+	a, err := c.Pick(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return a
+}
+
 // source publishes what the test tells it to.
 type source struct {
 	mu      sync.Mutex

@@ -25,7 +25,7 @@ func (b *bench) reasonOf(t *testing.T, ctx context.Context) (proxy.Reason, time.
 	t.Helper()
 	c := b.call(t, toHello)
 	start := time.Now()
-	err := c.Pick(ctx)
+	_, err := c.Pick(ctx)
 	var own *proxy.Error
 	if !errors.As(err, &own) {
 		c.Cancel(time.Now())
@@ -36,6 +36,21 @@ func (b *bench) reasonOf(t *testing.T, ctx context.Context) (proxy.Reason, time.
 	}
 	c.Fail(own, time.Now())
 	return own.Reason, time.Since(start)
+}
+
+// picking picks beside the test.
+func picking(t *testing.T, c *proxy.Call) <-chan picked {
+	result := make(chan picked)
+	go func() {
+		a, err := c.Pick(t.Context())
+		result <- picked{a, err}
+	}()
+	return result
+}
+
+type picked struct {
+	attempt *proxy.Attempt
+	err     error
 }
 
 func TestWhyACallCannotBeSent(t *testing.T) {
@@ -104,15 +119,14 @@ func TestAMomentWithoutInstances(t *testing.T) {
 				b.source.publish("hello", c.without...)
 				time.Sleep(wait / 2)
 				call := b.call(t, toHello)
-				picked := make(chan error)
-				go func() { picked <- call.Pick(t.Context()) }()
+				picked := picking(t, call)
 				synctest.Wait()
 				b.source.publish("hello", c.without...) // woken, it waits on
 				time.Sleep(wait / 4)
 				b.source.publish("hello", c.before...)
 				b.connect("10.0.0.1:1")
-				if err := <-picked; err != nil {
-					t.Fatalf("a moment without instances fails the call: %v", err)
+				if p := <-picked; p.err != nil {
+					t.Fatalf("a moment without instances fails the call: %v", p.err)
 				}
 				call.End(codes.OK, time.Now())
 
@@ -133,16 +147,16 @@ func TestACallWaitsForAnEndpointToConnect(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBench(t)
 		c := b.call(t, toHello)
-		picked := make(chan error)
-		go func() { picked <- c.Pick(t.Context()) }()
+		picked := picking(t, c)
 		b.source.publish("hello", instance("10.0.0.1:1", ""))
 		time.Sleep(900 * time.Millisecond)
 		b.endpoint("10.0.0.1:1").SetState(picker.Failed, errors.New("refused"))
 		b.connect("10.0.0.1:1")
-		if err := <-picked; err != nil {
-			t.Fatal(err)
+		p := <-picked
+		if p.err != nil {
+			t.Fatal(p.err)
 		}
-		if got := c.Endpoint().Addr(); got != "10.0.0.1:1" {
+		if got := p.attempt.Endpoint().Addr(); got != "10.0.0.1:1" {
 			t.Errorf("picked %s", got)
 		}
 		c.End(codes.OK, time.Now())
@@ -170,15 +184,14 @@ func TestAnInstanceIsJudgedByItsOwnTime(t *testing.T) {
 		b.services.Configure(map[string]proxy.ServiceConfig{"hello": {Policy: picker.Random, WaitTimeout: time.Second}})
 		for _, waits := range []time.Duration{800 * time.Millisecond, 0} {
 			c := b.call(t, toHello)
-			picked := make(chan error)
-			go func() { picked <- c.Pick(t.Context()) }()
+			picked := picking(t, c)
 			time.Sleep(waits)
 			if waits > 0 {
 				b.source.publish("hello", instance("10.0.0.1:1", ""))
 				b.connect("10.0.0.1:1")
 			}
-			if err := <-picked; err != nil {
-				t.Fatal(err)
+			if p := <-picked; p.err != nil {
+				t.Fatal(p.err)
 			}
 			time.Sleep(20 * time.Millisecond)
 			c.End(codes.OK, time.Now())
@@ -226,7 +239,7 @@ func TestWhatEndsAWaitingCall(t *testing.T) {
 				defer cancel()
 				call := b.call(t, toHello)
 				defer call.Cancel(time.Now())
-				if err := call.Pick(ctx); !c.check(err) {
+				if _, err := call.Pick(ctx); !c.check(err) {
 					t.Errorf("error = %v", err)
 				}
 			})
@@ -271,7 +284,7 @@ func TestWhatAWaitingCallSays(t *testing.T) {
 					call := b.call(t, toHello)
 					defer call.Cancel(time.Now())
 					c.happens(b)
-					if err := call.Pick(ctx); !strings.Contains(fmt.Sprint(err), want) {
+					if _, err := call.Pick(ctx); !strings.Contains(fmt.Sprint(err), want) {
 						t.Errorf("error = %v, want %q", err, want)
 					}
 				})
@@ -287,9 +300,7 @@ func TestCallsAreCountedWhereTheyEnd(t *testing.T) {
 	b.connect("10.0.0.1:1")
 	c.Cancel(time.Now())
 	c = b.call(t, toHello)
-	if err := c.Pick(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	attempt(t, c)
 	c.End(codes.NotFound, time.Now())
 	want := `
 # HELP lbproxy_calls_total Calls ended, by gRPC status code and by who made the status: the backend or the proxy.
@@ -330,7 +341,7 @@ func TestACallAllocatesNothing(t *testing.T) {
 			if err := b.Begin(&c, &r, time.Now()); err != nil {
 				t.Fatal(err)
 			}
-			if _, err := c.TryPick(time.Now()); err != nil || c.Endpoint() == nil {
+			if a, _, err := c.TryPick(time.Now()); a == nil {
 				t.Fatal("not picked:", err)
 			}
 			c.End(codes.OK, time.Now())

@@ -123,7 +123,8 @@ func TestAServiceThatCannotBeWatchedFailsItsCalls(t *testing.T) {
 		b := newBench(t)
 		c := b.call(t, proxy.Request{Service: "broken"})
 		defer c.Cancel(time.Now())
-		if err, _ := c.Pick(t.Context()).(*proxy.Error); err == nil || err.Reason != proxy.DiscoveryUnavailable {
+		_, err := c.Pick(t.Context())
+		if own, _ := err.(*proxy.Error); own == nil || own.Reason != proxy.DiscoveryUnavailable {
 			t.Errorf("error = %v, want discovery_unavailable", err)
 		}
 	})

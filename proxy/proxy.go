@@ -1,11 +1,12 @@
 // Package proxy decides the way of each call: which service it is for, which endpoint gets it, how long it
-// may wait for one, what status the proxy makes when it fails by itself, and what is counted.
+// may wait for one, whether another gets it when that one fails, what status the proxy makes when it fails by itself,
+// and what is counted.
 //
 // It is written once, above the engines, which only move bytes. For each call an engine does
 //
 //	p.Begin(&call, &request, now) route: which service
-//	call.Pick(ctx)                pick: which endpoint, waiting a little for one to connect
-//	   ... relays the call through call.Endpoint(), or call.Unpick() and picks again ...
+//	call.Pick(ctx)                pick: an attempt at which endpoint, waiting a little for one to connect
+//	   ... relays the call through attempt.Endpoint(); if that fails, asks call.Failed whether to pick again ...
 //	call.End(code, now)           the backend's status, or
 //	call.Fail(err, now)           the proxy's own
 //

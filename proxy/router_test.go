@@ -79,13 +79,11 @@ func TestRouting(t *testing.T) {
 			b.source.publish(c.service, instance("10.0.0.1:1", c.version), instance("10.0.0.2:1", "another"))
 			b.connect("10.0.0.1:1", "10.0.0.2:1")
 			for range 4 {
-				if err := call.Pick(t.Context()); err != nil {
-					t.Fatal(err)
-				}
-				if got := call.Endpoint().Addr(); c.version != "" && got != "10.0.0.1:1" {
+				a := attempt(t, &call)
+				if got := a.Endpoint().Addr(); c.version != "" && got != "10.0.0.1:1" {
 					t.Errorf("picked %s for version %q", got, c.version)
 				}
-				call.Unpick()
+				call.Unpick(a)
 			}
 		})
 	}
@@ -136,10 +134,7 @@ func TestAServicesVersionHoldsForCallsThatNameNone(t *testing.T) {
 	for asked, want := range map[string]string{"": "10.0.0.1:1", "1.0.0": "10.0.0.1:1", "2.0.0": "10.0.0.2:1"} {
 		for range 4 {
 			call := b.call(t, proxy.Request{Service: "hello", Version: asked})
-			if err := call.Pick(t.Context()); err != nil {
-				t.Fatal(err)
-			}
-			if got := call.Endpoint().Addr(); got != want {
+			if got := attempt(t, call).Endpoint().Addr(); got != want {
 				t.Errorf("asked for version %q, picked %s, want %s", asked, got, want)
 			}
 			call.End(codes.OK, time.Now())

@@ -26,13 +26,14 @@ var arrows = map[string][]string{
 	"discovery/file":         {"discovery", "metrics", "internal/strictyaml", "internal/filewatch"},
 	"discovery/grpcresolver": {"discovery"},
 	"picker":                 {"discovery", "metrics"},
-	"proxy":                  {"picker", "discovery", "metrics"},
+	"proxy":                  {"proxy/retry", "picker", "discovery", "metrics"},
+	"proxy/retry":            {},
 	"proxy/transport":        {"metrics", "internal/logsample"},
-	"proxy/grpcengine":       {"proxy", "proxy/transport", "picker", "internal/logsample"},
+	"proxy/grpcengine":       {"proxy", "proxy/retry", "proxy/transport", "picker", "internal/logsample"},
 	"proxy/h2":               {},
 	"proxy/h2/hpack":         {},
 	"proxy/relay": {
-		"proxy", "proxy/transport", "picker", "metrics", "proxy/h2", "proxy/h2/hpack", "internal/logsample",
+		"proxy", "proxy/retry", "proxy/transport", "picker", "metrics", "proxy/h2", "proxy/h2/hpack", "internal/logsample",
 	},
 
 	// Around them.

@@ -18,10 +18,8 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/lbproxy/lbproxy/proxy"
+	"github.com/lbproxy/lbproxy/proxy/retry"
 )
-
-// maxPicks is how many endpoints are tried for a call that cannot be sent to the one picked.
-const maxPicks = 3
 
 // front is one listener's way into the policy.
 type front struct {
@@ -74,7 +72,8 @@ type call struct {
 	authority string
 	caller    *callerStream
 
-	answer answer
+	attempt *proxy.Attempt // nil while there is none
+	answer  answer
 	// status is what the backend's stream ended with: io.EOF or a status.
 	status atomic.Pointer[error]
 }
@@ -102,29 +101,35 @@ func (c *call) forwarded() metadata.MD {
 	return md
 }
 
-// NewStream picks an endpoint and opens the call there; if that fails before anything was sent, at another.
+// NewStream picks an endpoint and opens the call there; if that fails before anything was sent, perhaps at another.
 func (c *call) NewStream(ctx context.Context, desc *grpc.StreamDesc, method string, _ ...grpc.CallOption) (grpc.ClientStream, error) {
 	ctx = context.WithValue(ctx, answerKey{}, &c.answer)
-	for picks := 1; ; picks++ {
-		if err := c.Pick(ctx); err != nil {
+	for {
+		var err error
+		if c.attempt, err = c.Pick(ctx); err != nil {
 			return nil, err
 		}
-		endpoint := c.Endpoint()
-		stream, err := endpoint.Conn().(*conn).cc.NewStream(ctx, desc, method, c.options()...)
-		if err == nil {
+		stream, err := c.attempt.Endpoint().Conn().(*conn).cc.NewStream(ctx, desc, method, c.options()...)
+		switch {
+		case err == nil:
 			return &backendStream{ClientStream: stream, call: c}, nil
-		}
-		if ctx.Err() == nil && status.Code(err) != codes.Unavailable {
+		case ctx.Err() == nil && status.Code(err) != codes.Unavailable:
 			return nil, refusal{err}
-		}
-		c.Unpick()
-		if ctx.Err() != nil {
-			return nil, c.Interrupted(ctx, c.Asked(), "waiting for a stream at "+endpoint.Addr())
-		}
-		if picks == maxPicks {
-			return nil, proxy.ErrBackendLost(c.Service(), endpoint.Addr(), err)
+		case ctx.Err() != nil || c.Failed(c.attempt, retry.Failure{Replayable: true}) == retry.Fail:
+			return nil, c.unsent(ctx, err)
 		}
 	}
+}
+
+// unsent is why a call fails that could not be sent to its endpoint, which it gives back.
+func (c *call) unsent(ctx context.Context, cause error) error {
+	addr, since := c.attempt.Endpoint().Addr(), c.attempt.Start()
+	c.Unpick(c.attempt)
+	c.attempt = nil
+	if ctx.Err() != nil {
+		return c.Interrupted(ctx, since, "waiting for a stream at "+addr)
+	}
+	return proxy.ErrBackendLost(c.Service(), addr, cause)
 }
 
 // refusal is a status that grpc-go makes instead of sending a call, because of what the backend has said that
@@ -156,7 +161,8 @@ func (c *call) finish(err error) error {
 		return c.pass(*ended)
 	}
 	if c.ctx.Err() != nil {
-		err := c.Interrupted(c.ctx, c.Asked(), c.doing())
+		since, doing := c.doing()
+		err := c.Interrupted(c.ctx, since, doing)
 		if errors.As(err, &own) {
 			return c.fail(own)
 		}
@@ -171,17 +177,18 @@ func (c *call) finish(err error) error {
 	return err
 }
 
-// doing says what a call is doing whose endpoint has been asked.
-func (c *call) doing() string {
-	if c.Endpoint() == nil {
-		return c.Awaits()
+// doing says what the call does, since when.
+func (c *call) doing() (since time.Time, _ string) {
+	if c.attempt == nil {
+		return c.Start(), c.Awaits()
 	}
+	doing := "waiting for the answer of " + c.attempt.Endpoint().Addr()
 	select {
 	case <-c.answer.headers:
-		return fmt.Sprintf("waiting for the rest of the answer of %s, which has begun", c.Endpoint().Addr())
+		doing = fmt.Sprintf("waiting for the rest of the answer of %s, which has begun", c.attempt.Endpoint().Addr())
 	default:
-		return "waiting for the answer of " + c.Endpoint().Addr()
 	}
+	return c.attempt.Start(), doing
 }
 
 // pass ends the call with the backend's status.
@@ -189,9 +196,7 @@ func (c *call) pass(ended error) error {
 	if ended == io.EOF {
 		ended = nil
 	}
-	if e := c.Endpoint(); e != nil {
-		e.Conn().(*conn).serves()
-	}
+	c.attempt.Endpoint().Conn().(*conn).serves()
 	c.End(status.Code(ended), time.Now())
 	return ended
 }
@@ -199,7 +204,7 @@ func (c *call) pass(ended error) error {
 // broken ends a call whose stream ended without the backend's trailers. Where the backend reset the stream,
 // grpc-go has translated the reason; that is the backend's answer as much as a status.
 func (c *call) broken(cause error) error {
-	addr := c.Endpoint().Addr()
+	addr := c.attempt.Endpoint().Addr()
 	switch status.Code(cause) {
 	case codes.Unavailable:
 		return c.fail(proxy.ErrBackendLost(c.Service(), addr, cause))

@@ -7,6 +7,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/net/http2"
+
+	"github.com/lbproxy/lbproxy/proxy/retry"
 )
 
 // pair is a world of one caller and one backend.
@@ -340,7 +342,7 @@ func TestAgain(t *testing.T) {
 			id := c.request(false)
 			c.data(id, request, false)
 			tried := map[*peer]bool{}
-			for range maxPicks {
+			for range retry.MaxAttempts {
 				b := opened(t, backends, tried)
 				if got := b.streams[1].received; !bytes.Equal(got, request) {
 					t.Fatalf("backend got %d bytes, which are not the request's %d", len(got), len(request))
@@ -352,7 +354,7 @@ func TestAgain(t *testing.T) {
 			if got := c.got(); len(got) != 1 || got[0] != "RST 1 REFUSED_STREAM" {
 				t.Errorf("the caller got %q", got)
 			}
-			if len(tried) != maxPicks {
+			if len(tried) != retry.MaxAttempts {
 				t.Errorf("%d endpoints were tried", len(tried))
 			}
 			w.finish()

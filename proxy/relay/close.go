@@ -191,7 +191,7 @@ func (c *conn) end(err error) {
 		switch {
 		case c.side == caller:
 			x.cancelled(c.core)
-		case x.streams[backend].id < c.takenID || !x.retry(c.core):
+		case !x.retry(c.core, x.streams[backend].id < c.takenID):
 			x.lost(c.core, err)
 		}
 	}

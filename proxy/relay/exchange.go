@@ -5,24 +5,23 @@ import (
 
 	"google.golang.org/grpc/codes"
 
+	"github.com/lbproxy/lbproxy/picker"
 	"github.com/lbproxy/lbproxy/proxy"
 	"github.com/lbproxy/lbproxy/proxy/h2"
 	"github.com/lbproxy/lbproxy/proxy/h2/hpack"
+	"github.com/lbproxy/lbproxy/proxy/retry"
 )
 
-const (
-	// maxPicks is how many endpoints may be tried for a call that none has begun to process.
-	maxPicks = 3
-	// maxReplay is how much of a request is kept to be sent again, until the backend answers.
-	maxRetryBuffer = 64 << 10
-)
+// maxRetryBuffer is how much of a request is kept to be sent again, until the backend answers.
+const maxRetryBuffer = 64 << 10
 
 // exchange is one call: a stream on the caller's connection, and, once an endpoint has been picked, one on the
 // backend's.
 type exchange struct {
 	call    proxy.Call
-	streams [2]stream // by side
-	owner   *conn     // the caller's connection, as long as the call lasts
+	attempt *proxy.Attempt // at the endpoint that was picked last; nil while the call waits for one
+	streams [2]stream      // by side
+	owner   *conn          // the caller's connection, as long as the call lasts
 	began   time.Time
 
 	request     []hpack.Field // the caller's field block
@@ -33,7 +32,6 @@ type exchange struct {
 	trailers int // the size of those that are kept
 	charged  int // for what the call holds
 
-	retries  int  // so far
 	queued   bool // waits for a stream on a connection of its endpoint
 	answered bool // the response has begun
 	ended    bool // the call has ended, for the policy
@@ -85,7 +83,8 @@ const (
 
 // pick chooses an endpoint and opens the call there, or waits for one.
 func (x *exchange) pick(c *core) {
-	again, err := x.call.TryPick(c.now)
+	attempt, again, err := x.call.TryPick(c.now)
+	x.attempt = attempt
 	switch {
 	case err != nil:
 		x.fail(c, err)
@@ -95,9 +94,14 @@ func (x *exchange) pick(c *core) {
 		return
 	}
 	delete(c.waiting, x)
-	x.call.Endpoint().Conn().(*endpointConns).of(c).assign(c, x)
+	x.conns().of(c).assign(c, x)
 	// Perhaps it has ended already.
 }
+
+func (x *exchange) endpoint() *picker.Endpoint { return x.attempt.Endpoint() }
+
+// conns is the connections to the endpoint.
+func (x *exchange) conns() *endpointConns { return x.endpoint().Conn().(*endpointConns) }
 
 func (x *exchange) startWaiting(c *core) {
 	if x.giveUp.IsZero() {
@@ -141,7 +145,7 @@ func (x *exchange) timedOut(c *core) {
 func (x *exchange) open(cn *conn) {
 	x.age(cn.core)
 	if x.size > cn.peer.MaxHeaderListSize {
-		x.fail(cn.core, proxy.ErrMetadataTooLarge(x.call.Service(), x.call.Endpoint().Addr(), x.size, cn.peer.MaxHeaderListSize))
+		x.fail(cn.core, proxy.ErrMetadataTooLarge(x.call.Service(), x.endpoint().Addr(), x.size, cn.peer.MaxHeaderListSize))
 		return
 	}
 	st := &x.streams[backend]
@@ -167,13 +171,16 @@ func (x *exchange) open(cn *conn) {
 	}
 }
 
-// retry gives the call to another endpoint, if its request can be sent again and none has processed it.
-func (x *exchange) retry(c *core) bool {
-	if x.answered || !x.replayable || x.retries == maxPicks-1 || x.ended || x.streams[caller].conn == nil {
+// retry begins another attempt, if the one that has failed may be followed by one. Began says that the backend may have
+// begun to process the call.
+func (x *exchange) retry(c *core, began bool) bool {
+	if x.ended || x.streams[caller].conn == nil {
 		return false
 	}
-	x.retries++
-	x.call.Retry()
+	failure := retry.Failure{Began: began, Answered: x.answered, Replayable: x.replayable}
+	if x.call.Failed(x.attempt, failure) == retry.Fail {
+		return false
+	}
 	st := &x.streams[backend]
 	unsent := st.queue.len - st.credited
 	c.storage.clear(&st.queue)
@@ -309,9 +316,9 @@ func (x *exchange) tooLong(to side, fields []hpack.Field, end bool) {
 		}
 		x.headers(backend, fields, end)
 	case to == backend:
-		x.fail(c, proxy.ErrMetadataTooLarge(x.call.Service(), x.call.Endpoint().Addr(), size, most))
+		x.fail(c, proxy.ErrMetadataTooLarge(x.call.Service(), x.endpoint().Addr(), size, most))
 	case x.answered:
-		x.fail(c, proxy.ErrAnswerTooLarge(x.call.Service(), x.call.Endpoint().Addr(), size, most))
+		x.fail(c, proxy.ErrAnswerTooLarge(x.call.Service(), x.endpoint().Addr(), size, most))
 	default: // an informational response, which callers can do without
 	}
 }

@@ -63,7 +63,7 @@ func (c *core) release(x *exchange) {
 // unqueue takes a call out of the queue for a stream, if it waits there.
 func (x *exchange) unqueue(c *core) {
 	if x.queued {
-		x.call.Endpoint().Conn().(*endpointConns).of(c).unqueue(x)
+		x.conns().of(c).unqueue(x)
 	}
 }
 
@@ -84,7 +84,7 @@ func (x *exchange) cancelled(c *core) {
 
 // refused is called when the backend has reset the call; its stream has ended.
 func (x *exchange) refused(c *core, code h2.ErrCode) {
-	if code == h2.RefusedStream && x.retry(c) {
+	if x.retry(c, code != h2.RefusedStream) {
 		return
 	}
 	status := codeOf(code)
@@ -111,12 +111,12 @@ func (x *exchange) lost(c *core, err error) {
 		x.broken(c, err)
 		return
 	}
-	x.fail(c, proxy.ErrBackendLost(x.call.Service(), x.call.Endpoint().Addr(), err))
+	x.fail(c, proxy.ErrBackendLost(x.call.Service(), x.endpoint().Addr(), err))
 }
 
 // broken is called when the backend has broken the protocol on this stream.
 func (x *exchange) broken(c *core, err error) {
-	x.fail(c, proxy.ErrBackendProtocol(x.call.Service(), x.call.Endpoint().Addr(), err))
+	x.fail(c, proxy.ErrBackendProtocol(x.call.Service(), x.endpoint().Addr(), err))
 }
 
 // fail ends the call with a status of the proxy's own.

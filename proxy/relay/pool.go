@@ -181,7 +181,7 @@ func (p *connPool) repick(c *core) {
 		}
 		x.leaveQueue()
 		c.current = x.owner
-		x.call.Unpick()
+		x.call.Unpick(x.attempt)
 		x.pick(c)
 	}
 }
@@ -202,7 +202,7 @@ func (p *connPool) assign(c *core, x *exchange) {
 	p.queue.add(x, x.owner)
 	x.queued = true
 	x.setStage(queueing, c.now)
-	x.call.Endpoint().CallQueued()
+	x.endpoint().CallQueued()
 	p.all.waiting.Add(1)
 	if p.full() {
 		p.grow(c)
@@ -233,8 +233,8 @@ func (p *connPool) unqueue(x *exchange) {
 // leaveQueue notes that a call waits for a stream no longer.
 func (x *exchange) leaveQueue() {
 	x.queued = false
-	x.call.Endpoint().CallUnqueued()
-	x.call.Endpoint().Conn().(*endpointConns).waiting.Add(-1)
+	x.endpoint().CallUnqueued()
+	x.conns().waiting.Add(-1)
 }
 
 // retire lets a connection take no more calls, and ends it with its last.

@@ -33,12 +33,11 @@ func (x *exchange) doing() string {
 	if x.stage == picking {
 		return x.call.Awaits()
 	}
-	endpoint := x.call.Endpoint()
-	addr := endpoint.Addr()
+	addr := x.endpoint().Addr()
 	toBackend, toCaller := &x.streams[backend], &x.streams[caller]
 	switch {
 	case x.stage == queueing:
-		return endpoint.Conn().(*endpointConns).of(x.owner.core).awaits()
+		return x.conns().of(x.owner.core).awaits()
 	case x.stage == asking && toBackend.queue.len > 0:
 		return fmt.Sprintf("sending the request to %s, which does not take it: %d bytes of it wait", addr, toBackend.queue.len)
 	case x.stage == asking && !toCaller.gotEnd:
