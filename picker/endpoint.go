@@ -10,69 +10,24 @@ import (
 	"github.com/lbproxy/lbproxy/metrics"
 )
 
-// State is what an engine knows of its connection to an endpoint.
-type State uint8
-
-// The states. An endpoint that fails stays Failed, however often it is tried again, until it is Ready.
-const (
-	Connecting State = iota
-	Ready
-	Failed
-)
-
-func (s State) String() string {
-	switch s {
-	case Ready:
-		return "ready"
-	case Failed:
-		return "failed"
-	default:
-		return "connecting"
-	}
-}
-
-// A Conn is an engine's connection to one endpoint, or several of them. It connects on its own, again and
-// again, and tells the endpoint by SetState how it stands. None of its methods may block.
-type Conn interface {
-	// Renew says that the instance has been registered anew, so that another process may be behind its address.
-	// Whatever kept a connection from being made may be over: it is tried again at once. One that there is may
-	// lead nowhere: calls go to a new one as soon as there is one, and the old one ends with its last call.
-	Renew()
-	// Close is called once, when the endpoint has left its service and its last call has ended.
-	Close()
-}
-
-// Dial starts to connect to an endpoint and returns at once. SetState may be called from any goroutine but
-// the one Dial is called on.
-type Dial func(*Endpoint) Conn
-
 // An Endpoint is an instance and its live state in this proxy. It is one process at one address: it stays the
 // same Endpoint while its weight or version changes, and while it leaves and comes back with calls running.
 type Endpoint struct {
 	// Immutable:
 	pool    *Pool
 	addr    string
-	conn    Conn // nil until it is dialled, before anyone can pick the endpoint
 	metrics *metrics.Endpoint
 
 	refs    *refs
 	calls   atomic.Uint64
 	failure atomic.Pointer[failure] // the last; nil if there was none. SetState stores it
 
-	// Protected by pool.mu:
-	instance discovery.Instance
-	newest   int64 // when the newest registration began that the connection is for
-	leaving  bool  // not a member any more, but calls still run
-	state    State
-	since    time.Time // when state became what it is
-	log      stateLog
-}
-
-// failure is why an endpoint was not, or not as it should be, connected.
-type failure struct {
-	err   error
-	state State // of the endpoint then
-	at    time.Time
+	// Protected by pool.mu, but that whoever has picked the endpoint may read conn:
+	conn         Conn // nil until it is dialled, and never again
+	instance     discovery.Instance
+	newest       int64 // when the newest registration began that the connection is for
+	leaving      bool  // not a member any more, but calls still run
+	connectivity connectivity
 }
 
 // Addr is the address to dial.
@@ -143,30 +98,4 @@ func (e *Endpoint) release(n int64) {
 	if e.refs.remove(n) {
 		e.pool.close(e)
 	}
-}
-
-// SetState is how the engine tells what became of its connection. Cause says why it failed; one that is ready may have
-// failed to get a new connection in the old one's place.
-func (e *Endpoint) SetState(state State, cause error) {
-	e.pool.change(func() bool {
-		now := time.Now()
-		if cause != nil {
-			e.failure.Store(&failure{cause, state, now})
-			e.pool.failures.Add(1)
-		}
-		before, wasReady := now.Sub(e.since), e.state == Ready
-		changed := state != e.state
-		if changed {
-			e.state, e.since = state, now
-			e.metrics.SetReady(state == Ready)
-		}
-		if !wasReady {
-			before = 0
-		}
-		// The connection of one that leaves is expected to end.
-		if (changed || cause != nil) && !e.leaving && e.log.told(state, cause, before, now) {
-			e.logState(cause)
-		}
-		return changed
-	})
 }

@@ -243,7 +243,7 @@ func BenchmarkGeneration(b *testing.B) {
 			}
 			pool := ready(picker.WeightedRoundRobin, weights(w...))
 			for b.Loop() {
-				pool.SetPolicy(picker.WeightedRoundRobin)
+				pool.Generate()
 			}
 			pool.Close()
 		})

@@ -91,7 +91,6 @@ func (p *Pool) Update(s discovery.Snapshot) {
 		joined, changed = p.reconcile(s.Instances)
 		return picks || changed
 	})
-	// Each under the lock for itself: the first are to be ready while the last are yet to be dialled.
 	for _, e := range joined {
 		p.connect(e)
 	}
@@ -150,7 +149,7 @@ func (p *Pool) revive(in discovery.Instance) *Endpoint {
 
 func (p *Pool) join(in discovery.Instance, count *refs) *Endpoint {
 	e := &Endpoint{
-		pool: p, addr: in.Addr, refs: count, instance: in, newest: in.Registered, since: time.Now(),
+		pool: p, addr: in.Addr, refs: count, instance: in, newest: in.Registered, connectivity: connectivity{since: time.Now()},
 		metrics: p.metrics.Join(p.service, in.Addr),
 	}
 	e.refs.add(member)
@@ -161,9 +160,11 @@ func (p *Pool) join(in discovery.Instance, count *refs) *Endpoint {
 }
 
 func (p *Pool) connect(e *Endpoint) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	e.conn = p.dial(e)
+	conn := p.dial(e) // without the lock, as it may call SetState
+	p.change(func() bool {
+		e.conn = conn
+		return e.eligibility() == eligible
+	})
 }
 
 // forget takes an endpoint out of the books, once.

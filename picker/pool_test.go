@@ -148,6 +148,40 @@ func TestOnlyConnectedEndpointsArePicked(t *testing.T) {
 	b.Close()
 }
 
+func TestAnEngineMayBeReadyBeforeDialReturns(t *testing.T) {
+	dial := func(e *picker.Endpoint) picker.Conn {
+		e.SetState(picker.Ready, nil)
+		return nothing{}
+	}
+	pool := picker.NewPool("hello", picker.RoundRobin, dial, metrics.NewEndpoints(prometheus.NewRegistry()), zap.NewNop())
+	defer pool.Close()
+	pool.Update(weights(1))
+	e, _ := pool.Pick(&anybody)
+	if e == nil {
+		t.Fatal("nothing to pick")
+	}
+	defer e.Return()
+	if e.Conn() != (nothing{}) {
+		t.Errorf("picked with the connection %v", e.Conn())
+	}
+}
+
+// Waiting calls are woken for what they may pick, not for whatever becomes of what they cannot.
+func TestOnlyWhatMattersToPicksMakesAGeneration(t *testing.T) {
+	b := ready(picker.RoundRobin, weights(1, 0, 1))
+	defer b.Close()
+	g := b.Current()
+	b.endpoint(1).SetState(picker.Failed, errors.New("refused"))
+	b.endpoint(0).SetState(picker.Ready, errors.New("refused"))
+	if b.Current() != g {
+		t.Error("there is another generation, and nothing has changed for picks")
+	}
+	b.endpoint(0).SetState(picker.Connecting, errors.New("lost"))
+	if b.Current() == g {
+		t.Error("there is no other generation, and an endpoint is lost")
+	}
+}
+
 func TestWeightZeroGetsNoNewCallsAndKeepsItsConnection(t *testing.T) {
 	b := ready(picker.LeastRequest, weights(1, 1))
 	b.Update(weights(1, 0))

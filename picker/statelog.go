@@ -50,11 +50,11 @@ func (l *stateLog) told(state State, cause error, before time.Duration, now time
 func (e *Endpoint) logState(cause error) {
 	log := e.pool.log.With(zap.String("endpoint", e.addr))
 	switch {
-	case e.state == Ready && cause == nil:
+	case e.connectivity.state == Ready && cause == nil:
 		log.Info("endpoint is ready")
-	case e.state == Ready:
+	case e.connectivity.state == Ready:
 		log.Warn("endpoint is ready, but a further connection to it cannot be made", zap.Error(cause))
-	case e.state == Failed:
+	case e.connectivity.state == Failed:
 		log.Warn("endpoint cannot be reached", zap.Error(cause))
 	default:
 		log.Info("endpoint has lost its connection and connects again", zap.Error(cause))

@@ -77,12 +77,12 @@ func (e *Endpoint) status() EndpointStatus {
 		Weight:         e.instance.Weight,
 		CreateRevision: e.instance.CreateRevision,
 		ModRevision:    e.instance.ModRevision,
-		State:          e.state.String(),
-		Since:          e.since,
+		State:          e.connectivity.state.String(),
+		Since:          e.connectivity.since,
 		InFlight:       e.refs.calls(),
 		Calls:          e.calls.Load(),
 	}
-	if e.leaving {
+	if e.eligibility() == leaving {
 		s.State = "draining"
 	}
 	if f := e.failure.Load(); f != nil {
