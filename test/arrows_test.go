@@ -18,7 +18,7 @@ const module = "github.com/lbproxy/lbproxy"
 
 // arrows is which packages of the module each package may import, its tests aside. Arrows point one way, from
 // what is put together to what it is made of. A package that is missing here is a fault, and so is one that is
-// here and nowhere else.
+// here and nowhere else, and an arrow that nobody uses.
 var arrows = map[string][]string{
 	// What exists, who is picked, where a call goes: each knows those before it.
 	"metrics":                {},
@@ -38,8 +38,8 @@ var arrows = map[string][]string{
 
 	// Around them.
 	"configs":      {"discovery", "picker", "internal/strictyaml"},
-	"admin":        {"proxy", "picker", "discovery", "metrics", "configs"},
-	"internal/app": {"admin", "configs", "proxy/grpcengine", "proxy/relay", "proxy/transport", "proxy", "picker", "discovery", "discovery/file", "metrics", "internal/portowner"},
+	"admin":        {"proxy"},
+	"internal/app": {"admin", "configs", "proxy/grpcengine", "proxy/relay", "proxy/transport", "proxy", "discovery", "discovery/file", "metrics", "internal/portowner"},
 	"cmd/lbproxy": {
 		"internal/app", "configs", "proxy", "picker", "discovery", "discovery/file", "metrics", "internal/filewatch", "internal/terminal",
 		"internal/portowner",
@@ -60,7 +60,7 @@ var arrows = map[string][]string{
 	"internal/embedetcd": {},
 	"internal/etcdtest":  {"internal/embedetcd"},
 	"cmd/lbproxy-dev": {
-		"internal/app", "internal/embedetcd", "internal/terminal", "internal/portowner", "configs", "discovery", "discovery/grpcresolver", "proxy", "picker", "metrics",
+		"internal/app", "internal/embedetcd", "internal/terminal", "internal/portowner", "configs", "discovery", "proxy", "picker",
 		"internal/flagfault",
 	},
 	"bench":    {},
@@ -68,7 +68,7 @@ var arrows = map[string][]string{
 	"test/e2e": {},
 }
 
-// confined is which packages alone may import what comes from elsewhere, by how its path begins.
+// confined is which packages alone import what comes from elsewhere, by how its path begins; where none does, tests do.
 var confined = map[string][]string{
 	"go.etcd.io/etcd/":                 {"discovery", "internal/embedetcd", "internal/etcdtest", "cmd/lbproxy-dev"},
 	"go.etcd.io/etcd/server/":          {"internal/embedetcd", "internal/etcdtest"},
@@ -101,17 +101,35 @@ func TestArrows(t *testing.T) {
 				t.Errorf("%s imports %q, against the table of arrows, which allows %q", name, ours, allowed)
 			}
 			for prefix, to := range confined {
-				if strings.HasPrefix(imported+"/", prefix) && !slices.Contains(to, name) {
+				if begins(prefix)(imported) && !slices.Contains(to, name) {
 					t.Errorf("%s imports %q, which is for tests and %q only", name, imported, to)
 				}
 			}
 		}
 	}
-	for name := range arrows {
+	for name, allowed := range arrows {
 		if packages[name] == nil {
 			t.Errorf("package %s is in the table of arrows and nowhere else; take it out", name)
+			continue
+		}
+		for _, other := range allowed {
+			if !slices.Contains(packages[name].Imports, module+"/"+other) {
+				t.Errorf("%s may import %q and does not; take the arrow out", name, other)
+			}
 		}
 	}
+	for prefix, to := range confined {
+		for _, name := range to {
+			if p := packages[name]; p == nil || !slices.ContainsFunc(p.Imports, begins(prefix)) {
+				t.Errorf("%s may import %q and does not; take it out", name, prefix)
+			}
+		}
+	}
+}
+
+// begins tells whether an import is of a tree of packages.
+func begins(prefix string) func(imported string) bool {
+	return func(imported string) bool { return strings.HasPrefix(imported+"/", prefix) }
 }
 
 // What other modules bring along is for .ci/run to check, which asks the linked binary.

@@ -140,14 +140,6 @@ func (a *App) Addrs() []string {
 // AdminAddr is the address of the admin API.
 func (a *App) AdminAddr() string { return a.admin.Addr().String() }
 
-// MetricsAddr is the additional address of the metrics; empty if there is none.
-func (a *App) MetricsAddr() string {
-	if a.scrape == nil {
-		return ""
-	}
-	return a.scrape.Addr().String()
-}
-
 // Run serves until ctx is done, then lets running calls end for as long as drain_timeout allows, and returns
 // nil; or it returns what ended the serving early.
 func (a *App) Run(ctx context.Context) error {

@@ -185,7 +185,8 @@ func TestConfigPage(t *testing.T) {
 // Everything is on the admin address; on the metrics address only what other hosts may see.
 func TestAdminAndMetricsAddresses(t *testing.T) {
 	w := newWorld(t, engines[0])
-	p := w.startProxy(func(cfg *configs.Config) { cfg.Metrics.Address = "127.0.0.1:0" })
+	metrics := newAddr(t)
+	p := w.startProxy(func(cfg *configs.Config) { cfg.Metrics.Address = metrics })
 	await(t, "readiness", func() bool { return p.Ready() == nil })
 	for path, public := range map[string]bool{
 		"/metrics": true, "/healthz": true, "/readyz": true,
@@ -198,7 +199,7 @@ func TestAdminAndMetricsAddresses(t *testing.T) {
 		if public {
 			want = http.StatusOK
 		}
-		if code, _ := get(t, "http://"+p.MetricsAddr()+path); code != want {
+		if code, _ := get(t, "http://"+metrics+path); code != want {
 			t.Errorf("metrics address: %s = %d, want %d", path, code, want)
 		}
 	}
