@@ -13,11 +13,11 @@ import (
 	"github.com/lbproxy/lbproxy/proxy"
 )
 
-// State is what the admin API reads. All of it is called from many goroutines.
+// State is what the admin API reads. All of it may be called from many goroutines.
 type State struct {
 	// Ready returns nil when the proxy can take calls, and otherwise why not.
 	Ready func() error
-	// Services is the services that are watched.
+	// Services holds the watched services.
 	Services *proxy.Directory
 	// Config returns the running configuration, without secrets, in a form that marshals to JSON.
 	Config  func() any
@@ -40,7 +40,7 @@ func Handler(s State) http.Handler {
 	return mux
 }
 
-// PublicHandler serves only what a Prometheus or a health checker on another host needs.
+// PublicHandler serves only what Prometheus or a health checker on another host needs.
 func PublicHandler(s State) http.Handler {
 	mux := http.NewServeMux()
 	s.registerPublic(mux)

@@ -15,7 +15,8 @@ import (
 
 const anyFree = "127.0.0.1:0"
 
-// An address is where to listen, by a flag. A default that is taken gives way to a free one; a choice is an error.
+// An address is a flag for where to listen. A default that is taken is replaced by a free address; a chosen one is an
+// error.
 type address struct {
 	flag   string
 	value  string // host:port
@@ -27,7 +28,7 @@ func (a *address) add(cmd *cobra.Command, flag, value, usage string) {
 	cmd.Flags().StringVar(&a.value, flag, value, usage+"; any free port if that is taken")
 }
 
-// complete notes whether the flag was given. With anywhere, it is any free port unless it was.
+// complete records whether the flag was given. With anywhere, an address that was not given becomes any free port.
 func (a *address) complete(given func(flag string) bool, anywhere bool) {
 	a.chosen = given(a.flag)
 	if !a.chosen && anywhere {
@@ -46,7 +47,7 @@ func (a address) validate() error {
 	return nil
 }
 
-// distinct says which addresses are the same.
+// distinct reports addresses that are the same.
 func distinct(all ...*address) error {
 	var errs []error
 	for i, a := range all {
@@ -59,7 +60,7 @@ func distinct(all ...*address) error {
 	return errors.Join(errs...)
 }
 
-// next is the address n ports on. It must be valid.
+// next is the address n ports higher, which must be valid.
 func (a address) next(n int) address {
 	host, text, _ := net.SplitHostPort(a.value)
 	if port, _ := strconv.Atoi(text); port > 0 {
@@ -68,7 +69,7 @@ func (a address) next(n int) address {
 	return a
 }
 
-// listen listens at the address, or at a free one in its place.
+// listen listens at the address, or at a free one instead.
 func (a address) listen() (net.Listener, error) {
 	l, err := net.Listen("tcp", a.value)
 	if err != nil && !a.chosen && errors.Is(err, syscall.EADDRINUSE) {
@@ -77,7 +78,7 @@ func (a address) listen() (net.Listener, error) {
 	return l, a.explain(err)
 }
 
-// orFree is the address for something that will listen there by itself, or any free one in its place.
+// orFree is the address for something that will listen there itself, or a free one instead.
 func (a address) orFree() string {
 	if a.chosen {
 		return a.value
@@ -90,7 +91,7 @@ func (a address) orFree() string {
 	return a.value
 }
 
-// explain says who has taken the address, if that is what the error is, and what helps.
+// explain adds who has taken the address, if that is the error, and what helps.
 func (a address) explain(err error) error { return a.advise(portowner.Explain(err, a.value)) }
 
 func (a address) advise(err error) error {

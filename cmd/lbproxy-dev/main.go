@@ -24,7 +24,7 @@ import (
 )
 
 func main() {
-	// A reader that goes away, such as head, must not leave etcd's files behind: the write fails instead.
+	// If the reader of our output goes away, as head does, etcd's files must not stay behind: let the write fail.
 	signal.Ignore(syscall.SIGPIPE)
 	os.Exit(run(context.Background(), os.Args[1:], os.Stdout, os.Stderr))
 }
@@ -37,7 +37,7 @@ const (
 	maxRate     = 10_000
 )
 
-// A failure is an error that is not of the usage.
+// A failure is an error other than wrong usage.
 type failure struct{ error }
 
 func (f failure) Unwrap() error { return f.error }
@@ -53,7 +53,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		return 0
 	}
 	for line := range strings.SplitSeq(err.Error(), "\n") {
-		if !strings.HasPrefix(line, " ") { // it does not belong to the line before
+		if !strings.HasPrefix(line, " ") { // not a continuation of the line before
 			line = "lbproxy-dev: " + line
 		}
 		fmt.Fprintln(stderr, line)
@@ -65,10 +65,10 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	return exitUsage
 }
 
-// options are what the flags say.
+// options are the flags.
 type options struct {
 	listen, admin, etcd    address
-	servers, weightAddress address // servers is the first one's; the others have the ports that follow
+	servers, weightAddress address // servers is the first server's; the others use the ports that follow
 	backends               int
 	weights                []int // one for each server
 	policy                 string
@@ -133,7 +133,7 @@ Addresses are the same each time, unless they are taken; with --once they are an
 	return cmd
 }
 
-// complete makes of the flags what they mean together. The error names everything that is wrong with them.
+// complete resolves the flags against each other. The error names everything that is wrong with them.
 func (o *options) complete(given func(flag string) bool) error {
 	var errs []error
 	if given("backends") {
@@ -171,7 +171,7 @@ func (o *options) complete(given func(flag string) bool) error {
 	return errors.Join(errs...)
 }
 
-// run plays until a signal, or once.
+// run runs the playground until a signal, or once.
 func (o *options) run(ctx context.Context, stdout, stderr io.Writer) error {
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()

@@ -73,7 +73,7 @@ func TestATakenAddressIsNamedWithItsCure(t *testing.T) {
 	}
 }
 
-// anywhere is flags for a playground at any free ports, but for what more flags say.
+// anywhere is flags for a playground at any free ports, with more flags appended.
 func anywhere(more ...string) []string {
 	flags := []string{}
 	for _, flag := range []string{"--listen", "--admin", "--etcd", "--weight-address", "--servers"} {

@@ -56,7 +56,7 @@ func play(ctx context.Context, o *options, stdout, stderr io.Writer) (err error)
 	return err
 }
 
-// show sends calls and shows the table until ctx is done.
+// show sends calls and draws the table until ctx is done.
 func (p *playground) show(ctx context.Context, t *traffic, rate int, stdout io.Writer, shown *terminal.Screen) error {
 	ctx, cancel := context.WithCancel(ctx)
 	var flowing sync.WaitGroup
@@ -74,7 +74,7 @@ func (p *playground) show(ctx context.Context, t *traffic, rate int, stdout io.W
 			return err
 		}
 		rows := counted.rows(time.Now(), status)
-		if looks == 0 { // the tally begins before the first call
+		if looks == 0 { // after the tally has begun, before the first call
 			flowing.Go(func() { t.flow(ctx, rate) }) // ends by cancel
 		}
 		text := liveTable(rows, time.Since(counted.since), t.counted())
@@ -107,7 +107,7 @@ type onceReport struct {
 	Instances  []row    `json:"instances"`
 }
 
-// playOnce runs a playground for some calls. The error says how far their shares are from the weights.
+// playOnce runs a playground for a fixed number of calls. The error says how far their shares are from the weights.
 func playOnce(ctx context.Context, o *options, stdout, stderr io.Writer) error {
 	progress := io.Discard
 	if terminal.Is(stderr) {
@@ -130,7 +130,7 @@ func playOnce(ctx context.Context, o *options, stdout, stderr io.Writer) error {
 	return nil
 }
 
-// once sends the calls and compares what the servers have got with what they should have.
+// once sends the calls and compares what the servers got with what they should have got.
 func (p *playground) once(ctx context.Context) (*onceReport, error) {
 	t, err := newTraffic(p.proxy)
 	if err != nil {
@@ -144,7 +144,7 @@ func (p *playground) once(ctx context.Context) (*onceReport, error) {
 	if err != nil {
 		return nil, err
 	}
-	// What has arrived, not what lbproxy says that it has sent: that is to be shown.
+	// Count what has arrived, not what lbproxy says it has sent: that is what is to be shown.
 	arrived := map[string]uint64{}
 	for _, s := range p.servers {
 		arrived[s.addr] = s.calls.Load()
@@ -152,7 +152,7 @@ func (p *playground) once(ctx context.Context) (*onceReport, error) {
 	rows := newRows(status.Policy, status.Instances, func(in picker.EndpointStatus) uint64 { return arrived[in.Addr] })
 	sent := t.counted()
 	r := &onceReport{Policy: status.Policy, Calls: sent.ended, Failed: sent.failed, Instances: rows}
-	r.Mismatches = append([]string{}, mismatches(status.Policy, rows)...) // in JSON never null
+	r.Mismatches = append([]string{}, mismatches(status.Policy, rows)...) // never null in JSON
 	if sent.failed > 0 {
 		r.Mismatches = append(r.Mismatches, fmt.Sprintf("%d calls failed, the last with %v", sent.failed, sent.lastErr))
 	}

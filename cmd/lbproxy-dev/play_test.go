@@ -12,7 +12,7 @@ import (
 	"testing"
 )
 
-// runOnce runs the playground with --once and more flags, and sees to it that it leaves no files.
+// runOnce runs the playground with --once and more flags, and fails if it leaves files behind.
 func runOnce(t *testing.T, flags ...string) (code int, stdout, stderr string) {
 	t.Helper()
 	defer checkNoFilesLeft(t)()
@@ -153,7 +153,7 @@ func TestLiveUntilStopped(t *testing.T) {
 	}
 }
 
-// A reader that goes away ends the playground as Ctrl-C does, but for the exit code.
+// When the reader of its output goes away, the playground ends as at Ctrl-C, except for the exit code.
 func TestLiveUntilNobodyReads(t *testing.T) {
 	defer checkNoFilesLeft(t)()
 	read, write := io.Pipe()

@@ -30,7 +30,7 @@ const (
 	adminTimeout = 5 * time.Second
 )
 
-// A playground is everything that is called and shown; stop ends it.
+// A playground is everything that runs; stop ends it.
 type playground struct {
 	// Immutable:
 	etcd    string // host:port
@@ -38,11 +38,11 @@ type playground struct {
 	weights string     // host:port of the HTTP server of the servers' weights
 	proxy   string     // host:port for calls
 	admin   string     // host:port
-	ended   chan error // gets why lbproxy ended
+	ended   chan error // receives why lbproxy ended
 
-	ending []func() error // what stop does, last first
+	ending []func() error // what stop calls, last first
 
-	progress io.Writer // what start does is said there
+	progress io.Writer // where start reports what it is doing
 }
 
 // start starts a playground and returns when lbproxy is connected to every server.
@@ -67,8 +67,8 @@ func start(ctx context.Context, o *options, progress, stderr io.Writer) (_ *play
 	return p, p.awaitReady(ctx)
 }
 
-// stop ends everything, in the opposite order of its start: lbproxy lets running calls end, the servers
-// deregister and stop, then etcd stops, and its files go.
+// stop ends everything in the reverse order of start: lbproxy lets running calls finish, the servers deregister and
+// stop, then etcd stops and its files are removed.
 func (p *playground) stop() error {
 	var errs []error
 	for i := len(p.ending) - 1; i >= 0; i-- {
@@ -106,7 +106,7 @@ func (p *playground) startEtcd(at address) error {
 
 func (p *playground) startServers(ctx context.Context, o *options, log *zap.Logger) error {
 	if !o.verbose {
-		// Registrars warn of keys that someone else writes, and here people are invited to.
+		// Registrars warn when someone else writes their key, which the playground invites people to do.
 		log = zap.NewNop()
 	}
 	etcd, err := discovery.NewEtcdClient(discovery.EtcdConfig{Endpoints: []string{p.etcd}}, log)
@@ -153,7 +153,7 @@ func (p *playground) serveWeights(at address) error {
 	served := make(chan struct{})
 	go func() { // ends by Close
 		defer close(served)
-		_ = web.Serve(l) // its error is that of the listener, which nobody but Close closes
+		_ = web.Serve(l) // returns when Close closes the listener
 	}()
 	p.atStop(func() error {
 		err := web.Close()
@@ -205,7 +205,7 @@ func (p *playground) startProxy(o *options, log *zap.Logger, level zap.AtomicLev
 	return nil
 }
 
-// explain says what helps if an address of lbproxy's is taken.
+// explain adds what helps if one of lbproxy's addresses is taken.
 func (o *options) explain(err error) error {
 	var listen *app.ListenError
 	switch {

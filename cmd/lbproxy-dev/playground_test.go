@@ -25,7 +25,7 @@ func startPlayground(t *testing.T) *playground {
 	return startPlaygroundAt(t, anyFree, anyFree, anyFree, anyFree, anyFree)
 }
 
-// startPlaygroundAt has addresses as if they were the flags' defaults.
+// startPlaygroundAt starts a playground whose flags have these addresses as defaults.
 func startPlaygroundAt(t *testing.T, listen, admin, etcd, weights, servers string) *playground {
 	t.Helper()
 	at := func(value string) address { return address{flag: "flag", value: value} }
@@ -105,7 +105,7 @@ func TestAWeightIsChangedByEtcdctl(t *testing.T) {
 		t.Errorf("once the registrar has its key back the weight is %d, want 5", got)
 	}
 
-	// A value that is none does not stay either; what it said before does.
+	// An invalid value does not stay either; the one before it does.
 	if _, err := etcd.Put(t.Context(), key, "five"); err != nil {
 		t.Fatal(err)
 	}
@@ -171,7 +171,7 @@ func TestDefaultAddressesAreUsedWhenTheyAreFree(t *testing.T) {
 	var free []string
 	var held []net.Listener // all at once, so that they are different
 	for len(held) < 5 {
-		// Below the ports that the system gives to outgoing connections.
+		// Below the ports that the system uses for outgoing connections.
 		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", 10_000+rand.IntN(20_000)))
 		if err == nil {
 			free, held = append(free, l.Addr().String()), append(held, l)
@@ -190,7 +190,7 @@ func TestDefaultAddressesAreUsedWhenTheyAreFree(t *testing.T) {
 	}
 }
 
-// As the playground invites people to.
+// As the playground's banner suggests.
 func TestAServiceOfOnesOwn(t *testing.T) {
 	p := startPlayground(t)
 	l, err := net.Listen("tcp", anyFree)

@@ -26,14 +26,14 @@ const (
 	version = "1.0.0"
 )
 
-// A server is one instance of the service: it says hello, and by which instance.
+// A server is one instance of the service: it says hello and which instance it is.
 type server struct {
 	greeter.UnimplementedGreeterServer
 
 	// Immutable:
 	addr      string
 	grpc      *grpc.Server
-	served    chan struct{} // closed when it serves no more
+	served    chan struct{} // closed when it has stopped serving
 	registrar *discovery.Registrar
 
 	calls atomic.Uint64 // that have arrived
@@ -86,7 +86,7 @@ func serve(l net.Listener) *server {
 	reflection.Register(s.grpc) // grpcurl needs no proto file
 	go func() {                 // ends by stopServers
 		defer close(s.served)
-		_ = s.grpc.Serve(l) // its error is that of the listener, which nobody but Stop closes
+		_ = s.grpc.Serve(l) // returns when Stop closes the listener
 	}()
 	return s
 }
@@ -126,17 +126,17 @@ func weightHandler(servers []*server) http.Handler {
 	return mux
 }
 
-// adoptWeights makes weights that are written into etcd by hand the servers' own, until ctx is done. Left
-// alone, a registrar takes its key back from anyone who writes it.
+// adoptWeights gives the servers the weights that somebody writes into etcd by hand, until ctx is done. Otherwise their
+// registrars would take the keys back.
 func adoptWeights(ctx context.Context, etcd *clientv3.Client, servers []*server) {
 	byKey := map[string]*server{}
 	for _, s := range servers {
 		byKey[s.registrar.Status().Key] = s
 	}
-	// From the first revision on: whatever is written once the servers are registered is seen.
+	// From the first revision on, so that everything written since the servers registered is seen.
 	for changes := range etcd.Watch(ctx, "/"+service+"/", clientv3.WithPrefix(), clientv3.WithRev(1)) {
 		for _, e := range changes.Events {
-			// What a registrar writes is under its lease.
+			// A key under a lease was written by a registrar.
 			if s := byKey[string(e.Kv.Key)]; s != nil && e.Type == clientv3.EventTypePut && e.Kv.Lease == 0 {
 				s.adopt(ctx, e.Kv.Value)
 			}
@@ -144,14 +144,14 @@ func adoptWeights(ctx context.Context, etcd *clientv3.Client, servers []*server)
 	}
 }
 
-// adopt takes over the weight in a value, if there is a good one.
+// adopt takes over the weight in a value, if it is valid.
 func (s *server) adopt(ctx context.Context, value []byte) {
 	written := struct{ Weight int }{discovery.DefaultWeight}
 	if json.Unmarshal(value, &written) != nil {
 		return
 	}
-	// The registrar is told and not waited for: it takes its time before it writes the key. Its error says
-	// that, or that the weight is none; then the old one comes back, as with any registrar.
+	// Do not wait for the registrar, which delays writing the key. Its error says that, or that the weight is not
+	// valid; then the old one comes back, as with any registrar.
 	ctx, cancel := context.WithTimeout(ctx, 0)
 	defer cancel()
 	_ = s.registrar.SetWeight(ctx, written.Weight)

@@ -8,7 +8,7 @@ import (
 	"github.com/lbproxy/lbproxy/picker"
 )
 
-// A row is an instance in a table. Shares are of 1.
+// A row is an instance in a table. Shares are fractions of 1.
 type row struct {
 	Addr          string  `json:"addr"`
 	Weight        int     `json:"weight"`
@@ -18,7 +18,7 @@ type row struct {
 	ExpectedShare float64 `json:"expected_share"`
 }
 
-// newRows makes a row of each instance, with the calls that it got and those it should have got of all of them.
+// newRows makes a row for each instance, with the calls that it got and its expected share of all calls.
 func newRows(policy string, instances []picker.EndpointStatus, calls func(picker.EndpointStatus) uint64) []row {
 	var rows []row
 	var total, rotation uint64
@@ -43,8 +43,8 @@ func ratio(part, whole uint64) float64 {
 	return float64(part) / float64(whole)
 }
 
-// turns is how many calls an instance gets of a rotation, or in the long run: its weight in proportion to
-// those of the others.
+// turns is how many calls an instance gets in a rotation or, without rotations, in the long run: its weight in
+// proportion to the others'.
 func turns(policy string, weight int, state string) uint64 {
 	switch {
 	case state != picker.Ready.String():
@@ -55,8 +55,8 @@ func turns(policy string, weight int, state string) uint64 {
 	return uint64(weight)
 }
 
-// mismatches names the rows whose calls are not those that the policy promises for their weights, and by how
-// far. There are none if the shares match.
+// mismatches names the rows whose calls differ from what the policy promises for their weights, and by how much. It is
+// empty if the shares match.
 func mismatches(policy string, rows []row) []string {
 	var calls, rotation, common uint64
 	for _, r := range rows {
@@ -84,18 +84,17 @@ func mismatches(policy string, rows []row) []string {
 	return wrong
 }
 
-// sigmas is by how many standard deviations a share drawn by lot may be off. One run in some hundred thousand
-// is off by more.
+// sigmas is how many standard deviations a random share may be off. One run in some hundred thousand is off by more.
 const sigmas = 5
 
-// tolerance is by how many calls an instance may be off that has some turns of a rotation.
+// tolerance is how many calls an instance with that many turns in a rotation may be off.
 func tolerance(policy string, turns, rotation, calls uint64) float64 {
 	onePercent := float64(calls) / 100
 	switch {
 	case turns == 0:
 		return 0
 	case slices.Contains([]string{picker.WeightedRoundRobin, picker.RoundRobin}, policy):
-		// Whole rotations are exact. Of the one that has only begun an instance has its turns at most.
+		// Whole rotations are exact. In an unfinished one an instance has had at most its turns.
 		return min(onePercent, float64(min(turns, calls%rotation)))
 	}
 	p := ratio(turns, rotation)

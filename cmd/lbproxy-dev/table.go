@@ -30,7 +30,7 @@ func writeTable(w io.Writer, rows []row) {
 
 func percent(share float64) string { return fmt.Sprintf("%5.1f%%", 100*share) }
 
-// liveTable is the table while calls flow, with what has become of them.
+// liveTable is the table shown while calls flow, with their outcomes.
 func liveTable(rows []row, since time.Duration, sent callCount) string {
 	var b strings.Builder
 	fmt.Fprintln(&b)
@@ -43,7 +43,7 @@ func liveTable(rows []row, since time.Duration, sent callCount) string {
 	return b.String()
 }
 
-// banner names what there is to try.
+// banner lists what there is to try.
 func (p *playground) banner(policy string) string {
 	last := p.servers[len(p.servers)-1].registrar.Status()
 	return fmt.Sprintf(`
@@ -71,7 +71,7 @@ Stop with Ctrl-C.
 		unlessDefault(" --etcd ", p.etcd, configs.Default().Discovery.Etcd.Endpoints[0]))
 }
 
-// unlessDefault is the flag that lbproxy needs to find what is not at its default address.
+// unlessDefault is the flag that lbproxy needs for an address that is not the default one; otherwise empty.
 func unlessDefault(flag, address, def string) string {
 	if address == def {
 		return ""

@@ -8,23 +8,22 @@ import (
 	"github.com/lbproxy/lbproxy/proxy"
 )
 
-// A tally counts the calls since the shares that instances should have changed last: those before were shared
-// otherwise.
+// A tally counts calls since the expected shares last changed: earlier calls were shared out differently.
 type tally struct {
 	since  time.Time
 	shares []share
-	before map[string]uint64 // each instance's calls by then
+	before map[string]uint64 // each instance's calls at that time
 }
 
-// share is what an instance's share depends on. Its registration is part of it, because lbproxy may have
-// counted anew since the last.
+// share is what an instance's share depends on. Its registration is part of that, because lbproxy may have restarted its
+// count since.
 type share struct {
 	addr           string
 	turns          uint64
 	createRevision int64
 }
 
-// rows brings the tally up to date and makes a row of each instance.
+// rows updates the tally and makes a row for each instance.
 func (t *tally) rows(now time.Time, s proxy.ServiceStatus) []row {
 	var shares []share
 	for _, in := range s.Instances {

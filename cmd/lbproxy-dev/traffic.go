@@ -27,7 +27,7 @@ type traffic struct {
 	count callCount
 }
 
-// callCount is what has become of calls.
+// callCount is the outcome of calls.
 type callCount struct {
 	ended, failed uint64 // ended are all, failed those among them
 	lastErr       error  // of a failed call; nil if there was none
@@ -59,14 +59,13 @@ func (t *traffic) flow(ctx context.Context, rate int) {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
-			// Those that run when ctx is done end by themselves. Where too many do, the rate falls.
+			// Calls that run when ctx is done end on their own. If too many are running, the rate falls.
 			calls.TryGo(func() error { t.call(context.WithoutCancel(ctx)); return nil })
 		}
 	}
 }
 
-// send sends n calls one after the other: no server is ever busier than another. It fails if ctx is done
-// before.
+// send sends n calls one after the other, so that no server is ever busier than another. It fails if ctx ends first.
 func (t *traffic) send(ctx context.Context, n int) error {
 	for range n {
 		t.call(ctx)
@@ -90,7 +89,7 @@ func (t *traffic) call(ctx context.Context) {
 	}
 }
 
-// counted is what has become of the calls so far.
+// counted is the outcome of the calls so far.
 func (t *traffic) counted() callCount {
 	t.mu.Lock()
 	defer t.mu.Unlock()

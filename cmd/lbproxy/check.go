@@ -33,7 +33,7 @@ func newCheckCommand() *cobra.Command {
 					return e
 				}
 				if err != nil {
-					return configError(nil) // it has been said
+					return configError(nil) // the JSON has said it
 				}
 				return nil
 			}

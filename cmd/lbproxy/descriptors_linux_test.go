@@ -9,12 +9,12 @@ import (
 	"testing"
 )
 
-// softLimit has lbproxy begin with a soft limit of so many file descriptors, below the hard one.
+// softLimit starts lbproxy with a soft limit of that many file descriptors, below the hard limit.
 func softLimit(n int) []string {
 	return []string{"sh", "-c", fmt.Sprintf(`ulimit -S -n %d && exec "$0" "$@"`, n)}
 }
 
-// The soft limit of file descriptors is raised to the hard one, and is what is dealt out.
+// The soft limit of file descriptors is raised to the hard one, and that many are shared out.
 func TestServeRaisesTheLimitOfDescriptors(t *testing.T) {
 	instances := filepath.Join(t.TempDir(), "instances.yaml")
 	if err := os.WriteFile(instances, []byte("services: {}\n"), 0o600); err != nil {
@@ -35,7 +35,7 @@ func TestServeRaisesTheLimitOfDescriptors(t *testing.T) {
 	}
 }
 
-// A command gets the limit that register was started with: programs that use select(2) break above 1024.
+// A command keeps the limit that register was started with: programs that use select(2) break above 1024.
 func TestRegisterLeavesTheLimitOfDescriptorsToItsCommand(t *testing.T) {
 	p := startBy(t, softLimit(200), "register", "--name", "hello", "--addr", "127.0.0.1:1", "--",
 		"sh", "-c", "echo soft limit $(ulimit -S -n); exit 7")

@@ -27,19 +27,19 @@ const (
 // An exitError ends the process with a code of its own.
 type exitError struct {
 	code  int
-	err   error // nil when everything has been said already
-	usage bool  // the help would help
+	err   error // nil when everything has been printed already
+	usage bool  // point to --help
 }
 
 func (e *exitError) Error() string { return fmt.Sprintf("exit code %d: %v", e.code, e.err) }
 func (e *exitError) Unwrap() error { return e.err }
 
-// usageError is for a command line that is wrong, configError for a configuration.
+// usageError is for a wrong command line, configError for a wrong configuration.
 func usageError(err error) error  { return &exitError{code: exitUsage, err: err, usage: true} }
 func configError(err error) error { return &exitError{code: exitUsage, err: err} }
 
-// run is the whole program; it returns the exit code. The commands that go on until a signal see to signals
-// by themselves: all others end at once, as is the default.
+// run is the whole program; it returns the exit code. Commands that run until a signal handle signals themselves;
+// the others keep the default and end at once.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	root := newRootCommand()
 	root.SetArgs(args)
@@ -54,7 +54,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		exit = &exitError{code: exitUsage, err: err, usage: true}
 	}
 	if exit.err != nil {
-		for fault := range strings.SplitSeq(exit.err.Error(), "\n") { // of a file or a command line, one a line
+		for fault := range strings.SplitSeq(exit.err.Error(), "\n") { // the faults of a file or a command line, one per line
 			fmt.Fprintf(stderr, "lbproxy: %s\n", fault)
 		}
 	}
@@ -79,7 +79,7 @@ func newRootCommand() *cobra.Command {
 		newServicesCommand(),
 		newVersionCommand(),
 	)
-	// What a command returns is a failure unless it says otherwise: what is left to cobra is wrong usage.
+	// An error of a command is a failure unless it says otherwise; cobra's own errors are wrong usage.
 	for _, cmd := range root.Commands() {
 		work := cmd.RunE
 		cmd.RunE = func(cmd *cobra.Command, args []string) error {

@@ -11,7 +11,7 @@ import (
 	"github.com/lbproxy/lbproxy/internal/etcdtest"
 )
 
-// asLbproxy in the environment makes the test binary be lbproxy.
+// asLbproxy in the environment turns the test binary into lbproxy.
 const asLbproxy = "LBPROXY_TEST_AS_LBPROXY"
 
 func TestMain(m *testing.M) {

@@ -12,7 +12,7 @@ import (
 )
 
 const (
-	// What a command leaves behind is asked to end, and killed after this.
+	// Processes that a command leaves behind get SIGTERM, and SIGKILL after this.
 	leftoverPatience = 10 * time.Second
 	leftoverPoll     = 20 * time.Millisecond
 
@@ -21,12 +21,11 @@ const (
 	exitSignal        = 128 // plus the signal's number
 )
 
-// A process is a command, run in a process group of its own: Ctrl-C in a terminal goes to the group in the
-// foreground, and is not to reach the command before it is deregistered. For the same reason the command
-// cannot read from a terminal.
+// A process is a command in a process group of its own: Ctrl-C in a terminal goes to the foreground group, and must
+// not reach the command before it is deregistered. For the same reason the command cannot read from a terminal.
 type process struct {
 	cmd    *exec.Cmd
-	exited chan struct{} // closed when the command has ended, and all of its group
+	exited chan struct{} // closed when the command and its whole group have ended
 }
 
 func newProcess(command []string, stdin io.Reader, stdout, stderr io.Writer) *process {
@@ -39,8 +38,8 @@ func newProcess(command []string, stdin io.Reader, stdout, stderr io.Writer) *pr
 // start starts the command; the error is an *exitError.
 func (p *process) start() error {
 	started := make(chan error)
-	go func() { // ends when the command has
-		// The kernel takes the end of this thread for the end of this process, see processAttributes.
+	go func() { // ends when the command ends
+		// To the kernel the end of this thread is the end of the parent, see processAttributes.
 		runtime.LockOSThread()
 		defer runtime.UnlockOSThread()
 		err := p.cmd.Start()
@@ -48,7 +47,7 @@ func (p *process) start() error {
 		if err != nil {
 			return
 		}
-		_ = p.cmd.Wait() // ProcessState tells the same, and more
+		_ = p.cmd.Wait() // ProcessState has the same and more
 		p.endGroup()
 		close(p.exited)
 	}()
@@ -62,16 +61,16 @@ func (p *process) start() error {
 	return &exitError{code: exitNotExecutable, err: err}
 }
 
-// signal sends a signal to the command and what it has started, unless they have ended.
+// signal signals the command and the processes it has started, unless they have ended.
 func (p *process) signal(s os.Signal) {
 	select {
-	case <-p.exited: // by now the number may be another group's
+	case <-p.exited: // the number may already belong to another group
 	default:
-		_ = syscall.Kill(-p.cmd.Process.Pid, s.(syscall.Signal)) // fails only if the group is just ending
+		_ = syscall.Kill(-p.cmd.Process.Pid, s.(syscall.Signal)) // fails only while the group is ending
 	}
 }
 
-// endGroup ends what the command has left behind in its process group.
+// endGroup ends the processes that the command has left behind in its group.
 func (p *process) endGroup() {
 	group := -p.cmd.Process.Pid
 	err := syscall.Kill(group, syscall.SIGTERM)
@@ -81,12 +80,12 @@ func (p *process) endGroup() {
 			return
 		}
 		time.Sleep(leftoverPoll)
-		// Where this is process 1 of a container, orphans are its children, and last until it has seen them end.
+		// As process 1 of a container we inherit orphans, which remain until they are waited for.
 		_, _ = syscall.Wait4(group, nil, syscall.WNOHANG, nil)
 	}
 }
 
-// exitCode is that of the command, once it has exited.
+// exitCode is the command's, once it has exited.
 func (p *process) exitCode() int {
 	if status, ok := p.cmd.ProcessState.Sys().(syscall.WaitStatus); ok && status.Signaled() {
 		return exitSignal + int(status.Signal())

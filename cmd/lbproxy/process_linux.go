@@ -2,7 +2,7 @@ package main
 
 import "syscall"
 
-// processAttributes has the kernel kill the command should lbproxy be killed: nobody else would stop it.
+// processAttributes makes the kernel kill the command if lbproxy is killed: nothing else would stop it.
 func processAttributes() *syscall.SysProcAttr {
 	return &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 }

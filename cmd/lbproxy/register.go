@@ -21,10 +21,10 @@ import (
 	"github.com/lbproxy/lbproxy/internal/terminal"
 )
 
-// answerPatience is for a server that is started together with its registration.
+// answerPatience is how long a server that is started together with its registration may take to listen.
 const answerPatience = 2 * time.Second
 
-// registration is what the flags of register say.
+// registration is the flags of register.
 type registration struct {
 	etcd          etcdFlags
 	service       string
@@ -93,7 +93,7 @@ cannot be started.`,
 	return cmd
 }
 
-// weight is a flag's value.
+// weight is the value of a flag.
 type weight int
 
 func (w *weight) String() string { return strconv.Itoa(int(*w)) }
@@ -140,7 +140,7 @@ func (r *registration) run(cmd *cobra.Command, command []string) error {
 	return registerUntilSignal(cmd.Context(), registrar, r.instance.Addr, log)
 }
 
-// isRemote is whether an endpoint of etcd is on another host, for all that its address says.
+// isRemote reports whether an etcd endpoint is on another host, as far as its address tells.
 func isRemote(endpoint string) bool {
 	if scheme, _, _ := strings.Cut(endpoint, ":"); scheme == "unix" || scheme == "unixs" {
 		return false

@@ -19,7 +19,7 @@ import (
 	"github.com/lbproxy/lbproxy/internal/etcdtest"
 )
 
-// A host is one etcd and an address for a server to be at.
+// A host is an etcd and an address for a server.
 type host struct {
 	t        *testing.T
 	etcd     *clientv3.Client

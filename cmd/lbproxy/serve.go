@@ -81,7 +81,7 @@ func (f *serveFlags) add(cmd *cobra.Command) {
 	cmd.MarkFlagsMutuallyExclusive("etcd", "instances")
 }
 
-// load reads the configuration file, if there is one, and puts the given flags over it.
+// load reads the configuration file, if there is one, and applies the given flags on top.
 func (f *serveFlags) load(given func(flag string) bool) (*configs.Config, error) {
 	cfg := configs.Default()
 	if f.path != "" {
@@ -113,7 +113,7 @@ func (f *serveFlags) load(given func(flag string) bool) (*configs.Config, error)
 	return cfg, cfg.Validate()
 }
 
-// fromEtcd makes etcd the source, if it is not yet.
+// fromEtcd makes etcd the source, unless it already is.
 func (f *serveFlags) fromEtcd(cfg *configs.Config) *configs.Etcd {
 	if cfg.Discovery.Etcd == nil {
 		cfg.Discovery.Etcd, cfg.Discovery.File.Path = configs.Default().Discovery.Etcd, ""
@@ -127,7 +127,7 @@ func (f *serveFlags) serve(cmd *cobra.Command) error {
 	if f.path != "" {
 		config = filewatch.New(f.path)
 		defer config.Close()
-		config.Read() // before it is loaded, so that a change after that is one
+		config.Read() // before load, so that any later change is noticed
 	}
 	cfg, err := load()
 	if err != nil {
@@ -167,7 +167,7 @@ func (f *serveFlags) serve(cmd *cobra.Command) error {
 	return err
 }
 
-// withFlag names the flag that helps where an address cannot be listened at.
+// withFlag adds the flag that changes an address that cannot be listened at.
 func withFlag(err error) error {
 	var listen *app.ListenError
 	if !errors.As(err, &listen) {
@@ -178,21 +178,21 @@ func withFlag(err error) error {
 	return fmt.Errorf("%w; choose another address there, or with %s", err, flag)
 }
 
-// untilSignal returns a context that the first SIGTERM or SIGINT ends, gently. The second does what it does by
-// default, and ends the process.
+// untilSignal returns a context that the first SIGTERM or SIGINT cancels. The second has its default effect and ends
+// the process.
 func untilSignal(ctx context.Context) (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithCancel(ctx)
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
 	done := make(chan struct{})
-	go func() { // ends by the function that is returned
+	go func() { // ends when the returned function is called
 		for n := 1; ; n++ {
 			select {
 			case s := <-signals:
 				cancel()
 				if n == 2 {
 					signal.Reset(s)
-					_ = syscall.Kill(os.Getpid(), s.(syscall.Signal)) // it cannot fail to reach itself
+					_ = syscall.Kill(os.Getpid(), s.(syscall.Signal)) // a process can always signal itself
 				}
 			case <-done:
 				return
@@ -224,14 +224,14 @@ func reloadAtSIGHUP(ctx context.Context, reload func(), log *zap.Logger) {
 func reloadAtChange(ctx context.Context, config *filewatch.Watch, reload func(), log *zap.Logger) {
 	look := func() {
 		if _, changed, _ := config.Read(); changed {
-			reload() // which reads it once more, and says what is wrong
+			reload() // which reads it again and reports its faults
 		}
 	}
-	look() // it may have changed since it was loaded
+	look() // for a change since it was loaded
 	config.Run(ctx, filewatch.DefaultPoll, log, look)
 }
 
-// newLogger logs as configured, at a level that can be changed.
+// newLogger returns the configured logger and its level, which can be changed.
 func newLogger(w io.Writer, cfg configs.Log) (*zap.Logger, zap.AtomicLevel) {
 	level, err := zap.ParseAtomicLevel(cfg.Level)
 	if err != nil {

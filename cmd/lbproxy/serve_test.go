@@ -27,7 +27,7 @@ import (
 	"github.com/lbproxy/lbproxy/proxy"
 )
 
-// serving is an lbproxy that serves a file of instances, by a configuration file.
+// serving is an lbproxy with a configuration file, serving the instances of a services file.
 type serving struct {
 	*subprocess
 	config, instances string // files
@@ -122,7 +122,7 @@ func write(t *testing.T, path, data string) {
 	}
 }
 
-// lbproxy runs a command that ends by itself.
+// lbproxy runs a command that ends on its own.
 func lbproxy(t *testing.T, args ...string) (code int, stdout, stderr string) {
 	t.Helper()
 	var out, err bytes.Buffer

@@ -19,7 +19,7 @@ import (
 	"github.com/lbproxy/lbproxy/proxy"
 )
 
-// What services NAME exits with where there is no instance to show, by what the registry says.
+// Exit codes of services NAME where there is no instance to show, by the state of the registry.
 const (
 	exitUnsynced = 3
 	exitUnknown  = 4
@@ -65,7 +65,7 @@ type servicesFlags struct {
 	watch         bool
 }
 
-// show shows what there is now. The error of a service without instances is only its exit code.
+// show prints the current state. The error for a service without instances carries only its exit code.
 func (f *servicesFlags) show(ctx context.Context, w io.Writer, args []string) error {
 	body, all, err := f.fetch(ctx, args)
 	if err != nil {
@@ -98,8 +98,8 @@ func standingError(r proxy.RegistryState) error {
 
 const watchInterval = time.Second
 
-// keepShowing shows what there is every second until SIGINT or SIGTERM: in place on a terminal, and elsewhere one
-// below the other. A proxy that answered at first and does not later is waited for.
+// keepShowing prints the state every second until SIGINT or SIGTERM: in place on a terminal, one after the other
+// elsewhere. A proxy that has answered once and then stops answering is waited for.
 func (f *servicesFlags) keepShowing(ctx context.Context, w io.Writer, args []string) error {
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
@@ -133,7 +133,7 @@ func (f *servicesFlags) keepShowing(ctx context.Context, w io.Writer, args []str
 	}
 }
 
-// fetch asks the proxy for the service that args name, or for all.
+// fetch asks the proxy for the service named in args, or for all of them.
 func (f *servicesFlags) fetch(ctx context.Context, args []string) (body []byte, all []proxy.ServiceStatus, err error) {
 	if len(args) == 0 {
 		if body, err = getAdmin(ctx, f.admin, "/services"); err == nil {

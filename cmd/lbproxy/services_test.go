@@ -18,7 +18,7 @@ import (
 	"github.com/lbproxy/lbproxy/proxy"
 )
 
-// spaced makes runs of spaces one, and ends lines without any.
+// spaced collapses runs of spaces and trims the ends of lines.
 func spaced(text string) string {
 	return regexp.MustCompile(` +\n`).ReplaceAllString(regexp.MustCompile(` +`).ReplaceAllString(text, " "), "\n")
 }

@@ -14,7 +14,7 @@ import (
 	"github.com/lbproxy/lbproxy/proxy"
 )
 
-// servicesText is what people read of services: a line for each of them, or all that is known of the only one.
+// servicesText formats services for people: a line each, or everything that is known of a single one.
 func servicesText(all []proxy.ServiceStatus, one bool, now time.Time) string {
 	var b strings.Builder
 	if one {
@@ -52,7 +52,7 @@ func serviceRows(w io.Writer, all []proxy.ServiceStatus) {
 	}
 }
 
-// registryColumn says how the registry stands by a service.
+// registryColumn is what the registry says of a service, and how long ago it confirmed that.
 func registryColumn(s proxy.ServiceStatus) string {
 	var words []string
 	switch s.Registry {
@@ -70,7 +70,7 @@ func registryColumn(s proxy.ServiceStatus) string {
 	return cmp.Or(strings.Join(words, ", "), "-")
 }
 
-// writeRegistryErrors says, once each, why the registry cannot confirm what is shown.
+// writeRegistryErrors writes each distinct reason why the registry cannot confirm what is shown.
 func writeRegistryErrors(w io.Writer, all []proxy.ServiceStatus) {
 	said := map[string]bool{}
 	for _, s := range all {
@@ -81,7 +81,7 @@ func writeRegistryErrors(w io.Writer, all []proxy.ServiceStatus) {
 	}
 }
 
-// writeRegistryNotes says, once each, what else is to be known of how the registry confirms what is shown.
+// writeRegistryNotes writes each distinct note on how the registry confirms what is shown.
 func writeRegistryNotes(w io.Writer, all []proxy.ServiceStatus) {
 	said := map[string]bool{}
 	for _, s := range all {
@@ -108,7 +108,7 @@ func writeService(w io.Writer, s proxy.ServiceStatus, now time.Time) {
 	writeRegistryNotes(w, []proxy.ServiceStatus{s})
 }
 
-// standingText says how the registry stands by what is known of the service.
+// standingText is what the registry says of the service, and when it last confirmed that.
 func standingText(s proxy.ServiceStatus) string {
 	why := ""
 	if s.RegistryError != "" {
@@ -144,7 +144,7 @@ func instanceRows(w io.Writer, instances []picker.EndpointStatus, now time.Time)
 	}
 }
 
-// errorKept is how long an endpoint that is ready again shows what was wrong with it.
+// errorKept is how long an endpoint that is ready again still shows its last error.
 const errorKept = time.Minute
 
 func lastErrorColumn(in picker.EndpointStatus, now time.Time) string {
@@ -164,7 +164,7 @@ func recentColumns(r *metrics.Recent) string {
 	return fmt.Sprintf("%.1f\t%.1f%%\t%s", r.CallsPerSecond, 100*r.ErrorShare, p99.Round(roundingOf(p99)))
 }
 
-// roundingOf leaves two or three digits of a duration.
+// roundingOf is the unit that leaves two or three digits of a duration.
 func roundingOf(d time.Duration) time.Duration {
 	unit := time.Microsecond
 	for 1000*unit <= d {
@@ -177,5 +177,5 @@ func age(seconds float64) time.Duration {
 	return time.Duration(max(0, seconds) * float64(time.Second)).Round(time.Second)
 }
 
-// oneLine is a text that others have a say in, such as an instance in its last error, for a place in a table.
+// oneLine makes untrusted text, such as an instance's words in its last error, safe for a cell of a table.
 func oneLine(text string) string { return terminal.Printable(strings.Join(strings.Fields(text), " ")) }

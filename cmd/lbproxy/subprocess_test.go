@@ -22,8 +22,8 @@ import (
 
 const testServerArg = "test-server"
 
-// testServer is what the tests run as a server: it listens, says on its output what happens to it, and does
-// as it is told on its input. It never returns.
+// testServer is the server that the tests run: it listens, reports on its output what happens to it, and obeys its
+// input. It never returns.
 func testServer(args []string) {
 	flags := flag.NewFlagSet(testServerArg, flag.ExitOnError)
 	addr := flags.String("addr", "", "address to listen at")
@@ -48,7 +48,7 @@ func testServer(args []string) {
 		fmt.Println(err)
 		os.Exit(99)
 	}
-	defer l.Close() // it must not be forgotten: a listener that is garbage stops to listen
+	defer l.Close() // keeps l alive: a listener that is garbage-collected stops listening
 	fmt.Println("listening")
 	for {
 		select {
@@ -68,7 +68,7 @@ func testServer(args []string) {
 	}
 }
 
-// A subprocess is an lbproxy, and what it and its command say.
+// A subprocess is an lbproxy, with its and its command's output.
 type subprocess struct {
 	t      *testing.T
 	cmd    *exec.Cmd
@@ -101,7 +101,7 @@ func start(t *testing.T, args ...string) *subprocess {
 	return startBy(t, nil, args...)
 }
 
-// startBy is start by way of another command, which is to become lbproxy.
+// startBy is start through another command, which then executes lbproxy.
 func startBy(t *testing.T, by []string, args ...string) *subprocess {
 	t.Helper()
 	command := slices.Concat(by, []string{os.Args[0]}, args)
@@ -133,9 +133,9 @@ func startBy(t *testing.T, by []string, args ...string) *subprocess {
 		}
 		stdout.Close()
 	})
-	wg.Go(func() { // ends when lbproxy has
+	wg.Go(func() { // ends when lbproxy ends
 		defer close(p.exited)
-		_ = p.cmd.Wait() // ProcessState tells the same, and more
+		_ = p.cmd.Wait() // ProcessState has the same and more
 	})
 	t.Cleanup(func() {
 		_ = p.cmd.Process.Kill() // most have ended long ago

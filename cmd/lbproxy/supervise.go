@@ -19,7 +19,7 @@ import (
 const (
 	acceptPoll    = 50 * time.Millisecond
 	acceptTimeout = time.Second
-	// killAfter is for a command that never came up and does not end when it is asked to.
+	// killAfter is for a command that never listened and does not end on SIGTERM.
 	killAfter = 10 * time.Second
 )
 
@@ -38,17 +38,17 @@ type supervisor struct {
 	stop    os.Signal // the last SIGINT or SIGTERM
 }
 
-// An event is what a supervisor has waited for.
+// An event is what ended a supervisor's wait.
 type event int
 
 const (
-	happened event = iota // what was waited for
-	timeout               // the context has ended first
-	exited                // the command has ended first
+	happened event = iota // the awaited event occurred
+	timeout               // the context ended first
+	exited                // the command ended first
 	stopping              // SIGINT or SIGTERM came first
 )
 
-// run runs the command to its end. The error is an *exitError with the code to exit with.
+// run runs the command until it ends. The error is an *exitError with the exit code.
 func (s *supervisor) run(ctx context.Context, p *process) error {
 	s.process, s.stop = p, syscall.SIGTERM
 	s.signals = make(chan os.Signal, 16)
@@ -89,12 +89,12 @@ func (s *supervisor) run(ctx context.Context, p *process) error {
 	return &exitError{code: code}
 }
 
-// heeded is SIGTERM, and of signals those that whoever started this process has not had ignored, as nohup does.
+// heeded is SIGTERM and those of signals that this process's parent did not set to be ignored, as nohup does.
 func heeded(signals ...os.Signal) []os.Signal {
 	return append(slices.DeleteFunc(signals, signal.Ignored), syscall.SIGTERM)
 }
 
-// await waits for an event, and passes on to the command the signals that do not mean to stop.
+// await waits for an event, and forwards to the command the signals that do not mean stop.
 func (s *supervisor) await(ctx context.Context, happening <-chan struct{}) event {
 	for {
 		select {
@@ -114,7 +114,7 @@ func (s *supervisor) await(ctx context.Context, happening <-chan struct{}) event
 	}
 }
 
-// awaitAccepting waits until somebody accepts connections at the address.
+// awaitAccepting waits until the address accepts connections.
 func (s *supervisor) awaitAccepting(parent context.Context) event {
 	ctx, cancel := context.WithTimeout(parent, s.startTimeout)
 	var polling sync.WaitGroup
@@ -133,7 +133,7 @@ func (s *supervisor) awaitAccepting(parent context.Context) event {
 	return e
 }
 
-// acceptsWithin waits until somebody accepts connections at addr. It is false if nobody does in time.
+// acceptsWithin waits until addr accepts connections, and reports whether it did in time.
 func acceptsWithin(ctx context.Context, addr string, patience time.Duration) bool {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
@@ -156,8 +156,8 @@ func accepts(ctx context.Context, addr string) bool {
 	return true
 }
 
-// deregister ends the registration and waits until no proxy should send calls any longer. It is cut short by
-// another signal to stop, and by the command's end.
+// deregister ends the registration and waits until no proxy should still send calls. Another signal to stop cuts it
+// short, and so does the command's end.
 func (s *supervisor) deregister(ctx context.Context) {
 	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
@@ -182,14 +182,14 @@ func (s *supervisor) deregister(ctx context.Context) {
 	}
 }
 
-// stopCommand passes on the signal to stop, and others as they come, until the command has ended.
+// stopCommand forwards the signal to stop, and any others that arrive, until the command has ended.
 func (s *supervisor) stopCommand() {
 	for e := stopping; e == stopping; e = s.await(context.Background(), nil) {
 		s.process.signal(s.stop)
 	}
 }
 
-// kill stops the command, whether it wants to or not.
+// kill ends the command: SIGTERM, then SIGKILL after killAfter.
 func (s *supervisor) kill() {
 	ctx, cancel := context.WithTimeout(context.Background(), killAfter)
 	defer cancel()

@@ -27,11 +27,11 @@ func startOnTerminal(t *testing.T, args ...string) *subprocess {
 	}
 	slave.Close()
 	shown := make(chan struct{})
-	go func() { // ends when lbproxy has, and with it the terminal's last user
+	go func() { // ends when lbproxy, the terminal's last user, ends
 		defer close(shown)
 		_, _ = io.Copy(p.stderr, master)
 	}()
-	go func() { // ends when lbproxy has
+	go func() { // ends when lbproxy ends
 		defer close(p.exited)
 		_ = p.cmd.Wait()
 	}()

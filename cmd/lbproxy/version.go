@@ -9,10 +9,10 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// version is set by -ldflags "-X main.version=v1.2.3"; without, it is what the Go toolchain has noted.
+// version is set by -ldflags "-X main.version=v1.2.3"; otherwise the Go toolchain's version of the module is used.
 var version string
 
-// A build says which lbproxy this is.
+// A build identifies this lbproxy.
 type build struct {
 	Version  string `json:"version"`
 	Commit   string `json:"commit,omitempty"`
