@@ -32,8 +32,9 @@ var arrows = map[string][]string{
 	"proxy/grpcengine":       {"proxy", "proxy/retry", "proxy/transport", "picker", "internal/logsample"},
 	"proxy/h2":               {},
 	"proxy/h2/hpack":         {},
+	"proxy/relay/netpoll":    {},
 	"proxy/relay": {
-		"proxy", "proxy/retry", "proxy/transport", "picker", "metrics", "proxy/h2", "proxy/h2/hpack", "internal/logsample",
+		"proxy", "proxy/retry", "proxy/transport", "picker", "metrics", "proxy/h2", "proxy/h2/hpack", "proxy/relay/netpoll", "internal/logsample",
 	},
 
 	// Around them.

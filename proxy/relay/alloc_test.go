@@ -64,12 +64,12 @@ func (u *unary) do(w *world) {
 		binary.BigEndian.PutUint32(u.request[at:], u.c.c.lastID+2)
 	}
 	u.c.raw(u.request)
-	w.flush()
+	w.core.flush()
 	for _, at := range u.responseIDs {
 		binary.BigEndian.PutUint32(u.response[at:], u.b.c.nextID-2)
 	}
 	u.b.raw(u.response)
-	w.flush()
+	w.core.flush()
 }
 
 func TestUnaryDoesNotAllocate(t *testing.T) {
@@ -112,9 +112,9 @@ func TestNewValuesAllocateNoMoreThanThemselves(t *testing.T) {
 	i := 0
 	call := func() {
 		c.raw(requests[i])
-		w.flush()
+		w.core.flush()
 		b.raw(responses[i])
-		w.flush()
+		w.core.flush()
 		i++
 	}
 	for range 100 {

@@ -163,7 +163,9 @@ func (c *conn) end(err error) {
 	if c.pool != nil && !c.greeted {
 		err = c.ungreeted(err)
 	}
-	c.driver.close(err)
+	c.driver.Close()
+	c.core.host.connEnded(c, err)
+	c.mark() // to be closed when what is left has been written
 	c.core.metrics.ConnectionEnded(c.side.String(), causeOf(err))
 	c.core.chargeConn(c)
 	if c.acks != nil {
@@ -218,7 +220,8 @@ func (c *conn) abandon() {
 	c.core.memory.used -= c.held
 	c.held, c.streams = 0, nil
 	c.forgetCrossings()
-	c.driver.close(errDefect)
+	c.driver.Close()
+	c.mark()
 }
 
 func (c *conn) onPingAck(data [8]byte) {

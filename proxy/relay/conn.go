@@ -7,6 +7,7 @@ import (
 	"github.com/lbproxy/lbproxy/metrics"
 	"github.com/lbproxy/lbproxy/proxy/h2"
 	"github.com/lbproxy/lbproxy/proxy/h2/hpack"
+	"github.com/lbproxy/lbproxy/proxy/relay/netpoll"
 	"github.com/lbproxy/lbproxy/proxy/transport"
 )
 
@@ -30,20 +31,12 @@ const (
 	maxWork = 256 << 10
 )
 
-// driver does the I/O of a connection. Its methods return at once.
-type driver interface {
-	// flush writes what output returns.
-	flush()
-	// close ends the connection, after writing as much as possible of what output returned last.
-	close(why error)
-}
-
 // conn is one HTTP/2 connection: a caller's, to which we are the server, or one to a backend.
 type conn struct {
 	// Immutable:
 	core      *core
 	side      side // who is at the other end
-	driver    driver
+	driver    netpoll.Driver
 	listener  *listener // of a caller's
 	pool      *connPool // of one to a backend
 	handshake *handshake
@@ -100,7 +93,7 @@ type conn struct {
 	dead       bool
 }
 
-func (c *core) newConn(s side, d driver) *conn {
+func (c *core) newConn(s side, d netpoll.Driver) *conn {
 	cn := &conn{
 		core: c, side: s, driver: d,
 		recv:     h2.NewReceiveWindow(connWindow, connWindow),
@@ -149,7 +142,7 @@ func (c *conn) introduce() {
 }
 
 // newCaller takes a caller in.
-func (c *core) newCaller(d driver, l *listener) *conn {
+func (c *core) newCaller(d netpoll.Driver, l *listener) *conn {
 	cn := c.newConn(caller, d)
 	cn.listener = l
 	cn.heard = c.now
@@ -164,8 +157,8 @@ func (c *core) newCaller(d driver, l *listener) *conn {
 // spread is a duration within a tenth of d, so that those who came together do not all leave together.
 func spread(d time.Duration) time.Duration { return d - d/10 + rand.N(d/5+1) }
 
-// readBuf is where the driver reads to, until releaseReadBuf: a buffer that all connections of the core share.
-func (c *conn) readBuf() []byte {
+// ReadBuf is where the driver reads to, until ReleaseReadBuf: a buffer that all connections of the core share.
+func (c *conn) ReadBuf() []byte {
 	c.r, c.w, c.in = 0, copy(c.core.readBuffer, c.in[c.r:c.w]), c.core.readBuffer
 	if c.unparsed != nil {
 		c.core.storage.put(c.unparsed)
@@ -175,9 +168,9 @@ func (c *conn) readBuf() []byte {
 	return c.in[c.w:]
 }
 
-// releaseReadBuf frees the shared buffer for others: what has not been parsed moves to memory of our own. Nothing is
+// ReleaseReadBuf frees the shared buffer for others: what has not been parsed moves to memory of our own. Nothing is
 // borrowed any more.
-func (c *conn) releaseReadBuf() {
+func (c *conn) ReleaseReadBuf() {
 	left := c.in[c.r:c.w]
 	c.in, c.r, c.w = nil, 0, len(left)
 	if len(left) > 0 && !c.dead {
@@ -188,7 +181,7 @@ func (c *conn) releaseReadBuf() {
 	}
 }
 
-// feed parses n more bytes, which the driver has read to readBuf. True: it stopped after maxWork; call it again with 0
+// feed parses n more bytes, which the driver has read to ReadBuf. True: it stopped after maxWork; call it again with 0
 // when others have had their turn.
 func (c *conn) feed(n int) (more bool) {
 	c.w += n

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/lbproxy/lbproxy/picker"
+	"github.com/lbproxy/lbproxy/proxy/relay/netpoll"
 	"github.com/lbproxy/lbproxy/proxy/transport"
 )
 
@@ -194,7 +195,7 @@ func (p *connPool) attempt(ctx context.Context, failures int, tellSlow func(erro
 		return nil, err
 	}
 	slow.Connected()
-	c, err := p.worker.attach(nc, share.Return, func(d driver) *conn {
+	c, err := p.worker.attach(nc, share.Return, func(d netpoll.Driver) *conn {
 		c := p.newConn(p.worker.core, d, additional)
 		c.handshake.began, c.handshake.generation = time.Now(), generation
 		return c

@@ -53,6 +53,10 @@ type host interface {
 	wakeWhen(again <-chan struct{})
 	// dial asks for one more connection for p.
 	dial(p *connPool)
+	// connEnded tells that a connection has ended, and why.
+	connEnded(c *conn, why error)
+	// onDefect is called with what a defect in the core has panicked with, before its connection is closed.
+	onDefect(defect any)
 }
 
 func newCore(cfg Config, index int, m *metrics.Relay, w host) *core {
@@ -172,6 +176,48 @@ func (c *core) repickWaiting() {
 		c.current = x.owner
 		x.pick(c)
 	}
+}
+
+// step does something in response to the world, now. A defect in it costs the connection that is being served, c to
+// begin with, and no other.
+func (c *core) step(cn *conn, f func()) {
+	defer c.contain()
+	c.current = cn
+	f()
+	c.enforceLimits()
+}
+
+// contain is deferred where the core is entered.
+func (c *core) contain() {
+	if defect := recover(); defect != nil {
+		c.metrics.Defect()
+		c.host.onDefect(defect)
+		if c.current != nil {
+			c.current.endAfterDefect()
+		}
+		c.set(&c.resume, c.now)
+	}
+}
+
+func (c *conn) endAfterDefect() {
+	defer func() {
+		if recover() != nil {
+			c.abandon()
+		}
+	}()
+	c.end(errDefect)
+}
+
+// flush writes what there is to be written.
+func (c *core) flush() {
+	for len(c.dirty) > 0 {
+		last := len(c.dirty) - 1
+		cn := c.dirty[last]
+		c.dirty = c.dirty[:last]
+		cn.driver.Flush()
+	}
+	c.copyBorrowed()
+	c.metrics.SetMemory(c.index, c.memory.used)
 }
 
 // enforceLimits closes connections over a limit; only between frames, as it pulls streams away.

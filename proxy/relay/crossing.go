@@ -2,7 +2,6 @@ package relay
 
 import (
 	"time"
-	"unsafe"
 
 	"github.com/lbproxy/lbproxy/proxy/h2"
 )
@@ -144,7 +143,8 @@ func (c *conn) forgetCrossings() {
 
 func seconds(t time.Time) uint32 { return uint32(t.Unix()) }
 
-const crossingSize = int(unsafe.Sizeof(crossing{}))
+// crossingSize is how many bytes a crossing takes.
+const crossingSize = 16
 
 // remembering is the part of a memory's limit that is for streams that have ended.
 const remembering = 64

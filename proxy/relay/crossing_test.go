@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unsafe"
 
 	"golang.org/x/net/http2"
 
@@ -414,4 +415,10 @@ func TestEarlyAnswersDoNotAllocate(t *testing.T) {
 		t.Error("the calls have not been made")
 	}
 	w.finish()
+}
+
+func TestCrossingSize(t *testing.T) {
+	if got := int(unsafe.Sizeof(crossing{})); got != crossingSize {
+		t.Errorf("a crossing takes %d bytes, want %d", got, crossingSize)
+	}
 }

@@ -169,7 +169,7 @@ func TestDefectInATimer(t *testing.T) {
 		c.timers.set(&x.timer, c.now)
 	})
 	defer call.Cancel(time.Now())
-	s.worker().run(s.worker().expire)
+	s.worker().expire()
 	bad.awaitEnd()
 	good.unharmed()
 	s.wantDefects(1, 1)
@@ -196,7 +196,7 @@ func TestDefectThatNobodyIsBlamedFor(t *testing.T) {
 	s.worker().run(func(c *core) {
 		c.timers.set(&timer{fire: func(*core) { panic("made by the test") }}, c.now)
 	})
-	s.worker().run(s.worker().expire)
+	s.worker().expire()
 	good.unharmed()
 	s.wantDefects(1, 0)
 }
@@ -209,7 +209,7 @@ func TestDefectDoesNotStopTime(t *testing.T) {
 		c.timers.set(&timer{fire: func(*core) { panic("made by the test") }}, c.now)
 		c.timers.set(&timer{fire: func(*core) { close(fired) }}, c.now.Add(time.Millisecond))
 	})
-	s.worker().run(s.worker().expire)
+	s.worker().expire()
 	select {
 	case <-fired:
 	case <-time.After(5 * time.Second):

@@ -30,6 +30,7 @@ import (
 	"github.com/lbproxy/lbproxy/picker"
 	"github.com/lbproxy/lbproxy/proxy"
 	"github.com/lbproxy/lbproxy/proxy/h2"
+	"github.com/lbproxy/lbproxy/proxy/relay/netpoll"
 	"github.com/lbproxy/lbproxy/proxy/transport"
 )
 
@@ -42,13 +43,11 @@ type running struct {
 	closed func()
 }
 
-type makePoller = func(*worker) (*poller, error)
-
-func noPoller(*worker) (*poller, error) { return nil, errors.ErrUnsupported }
+func noPoller(netpoll.Host, bool) (*netpoll.Poller, error) { return nil, errors.ErrUnsupported }
 
 type listen = func(*testing.T) (l net.Listener, target string)
 
-func startRelay(t *testing.T, poller makePoller, callers, backends listen) *running {
+func startRelay(t *testing.T, poller newPoller, callers, backends listen) *running {
 	reg := prometheus.NewRegistry()
 	m := metrics.NewRelay(reg, testConfig.Workers, testConfig.Memory)
 	r := &running{t: t, engine: newEngine(testConfig, plentyOfDescriptors, m, zap.NewNop(), poller), served: make(chan error, 1)}
@@ -95,18 +94,18 @@ func TestDrivers(t *testing.T) {
 	plain := insecure.NewCredentials()
 	for _, tt := range []struct {
 		name     string
-		poller   makePoller
+		poller   newPoller
 		callers  listen
 		backends listen
 		creds    credentials.TransportCredentials
 		options  []grpc.DialOption
 	}{
-		{"TCP", newPoller, listenTCP, listenTCP, plain, nil},
-		{"TCP in small pieces", newPoller, listenTCP, listenTight, plain, []grpc.DialOption{grpc.WithContextDialer(dialTight)}},
-		{"Unix", newPoller, listenUnix, listenTCP, plain, nil},
+		{"TCP", netpoll.NewPoller, listenTCP, listenTCP, plain, nil},
+		{"TCP in small pieces", netpoll.NewPoller, listenTCP, listenTight, plain, []grpc.DialOption{grpc.WithContextDialer(dialTight)}},
+		{"Unix", netpoll.NewPoller, listenUnix, listenTCP, plain, nil},
 		{"TCP without a poller", noPoller, listenTCP, listenTCP, plain, nil},
 		{"Unix without a poller", noPoller, listenUnix, listenTCP, plain, nil},
-		{"TLS", newPoller, listenTLS, listenTCP, credentials.NewTLS(&tls.Config{RootCAs: trust, ServerName: "localhost"}), nil},
+		{"TLS", netpoll.NewPoller, listenTLS, listenTCP, credentials.NewTLS(&tls.Config{RootCAs: trust, ServerName: "localhost"}), nil},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			r := startRelay(t, tt.poller, tt.callers, tt.backends)
@@ -137,7 +136,7 @@ func TestDrivers(t *testing.T) {
 
 // A caller that does not close its end does not keep the engine.
 func TestShutdownBesideACallerThatStays(t *testing.T) {
-	for name, poller := range map[string]makePoller{"poller": newPoller, "no poller": noPoller} {
+	for name, poller := range map[string]newPoller{"poller": netpoll.NewPoller, "no poller": noPoller} {
 		t.Run(name, func(t *testing.T) {
 			r := startRelay(t, poller, listenTCP, listenTCP)
 			nc, err := net.Dial("tcp", strings.TrimPrefix(r.target, "passthrough:///"))

@@ -20,6 +20,7 @@ import (
 	"github.com/lbproxy/lbproxy/metrics"
 	"github.com/lbproxy/lbproxy/picker"
 	"github.com/lbproxy/lbproxy/proxy"
+	"github.com/lbproxy/lbproxy/proxy/relay/netpoll"
 	"github.com/lbproxy/lbproxy/proxy/transport"
 )
 
@@ -50,11 +51,11 @@ type listener struct {
 
 // New returns an engine that serves nothing yet.
 func New(cfg Config, d *transport.Descriptors, m *metrics.Relay, log *zap.Logger) *Engine {
-	return newEngine(cfg, d, m, log, newPoller)
+	return newEngine(cfg, d, m, log, netpoll.NewPoller)
 }
 
 func newEngine(
-	cfg Config, d *transport.Descriptors, m *metrics.Relay, log *zap.Logger, newPoller func(*worker) (*poller, error),
+	cfg Config, d *transport.Descriptors, m *metrics.Relay, log *zap.Logger, newPoller newPoller,
 ) *Engine {
 	e := &Engine{descriptors: d, dialer: transport.NewDialer()}
 	log = log.WithOptions(logsample.First(5, time.Second)) // peers can make much of it happen without end
@@ -107,7 +108,7 @@ func (e *Engine) accept(nc net.Conn, l *listener) {
 		e.callers.Done()
 	}
 	w := e.workers[e.turn.Add(1)%uint32(len(e.workers))]
-	if _, err := w.attach(nc, ended, func(d driver) *conn { return w.core.newCaller(d, l) }); err != nil {
+	if _, err := w.attach(nc, ended, func(d netpoll.Driver) *conn { return w.core.newCaller(d, l) }); err != nil {
 		e.descriptors.AcceptFailed(nc.LocalAddr(), err)
 		ended()
 	}

@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/lbproxy/lbproxy/proxy/relay/netpoll"
 )
 
 // What does not begin as HTTP/2 is never sent any of it, however little comes at a time.
@@ -68,11 +70,11 @@ func TestDrainOfOneThatHasNotSpoken(t *testing.T) {
 func TestForeignCallersOnEveryDriver(t *testing.T) {
 	for _, tt := range []struct {
 		name    string
-		poller  makePoller
+		poller  newPoller
 		callers listen
 	}{
-		{"TCP", newPoller, listenTCP},
-		{"Unix", newPoller, listenUnix},
+		{"TCP", netpoll.NewPoller, listenTCP},
+		{"Unix", netpoll.NewPoller, listenUnix},
 		{"TCP without a poller", noPoller, listenTCP},
 		{"Unix without a poller", noPoller, listenUnix},
 	} {

@@ -469,7 +469,7 @@ func TestWorkIsBounded(t *testing.T) {
 	if len(frames) > readBuffer {
 		t.Fatalf("%d bytes do not fit into a buffer", len(frames))
 	}
-	parts, more := 1, c.c.feed(copy(c.c.readBuf(), frames))
+	parts, more := 1, c.c.feed(copy(c.c.ReadBuf(), frames))
 	for ; more; parts++ {
 		if got := int(c.c.lastID+1) / 2; got > parts {
 			t.Fatalf("%d blocks are decoded in %d parts", got, parts)

@@ -23,11 +23,11 @@ type flight struct {
 	passed  int // pieces that have been written
 }
 
-// empty says that all has been written.
-func (f *flight) empty() bool { return f.written == len(f.frames) && f.passed == len(f.pieces) }
+// Empty says that all has been written.
+func (f *flight) Empty() bool { return f.written == len(f.frames) && f.passed == len(f.pieces) }
 
-// chunks appends what is still to be written, in order, but no more chunks than there is room for.
-func (f *flight) chunks(to [][]byte) [][]byte {
+// Chunks appends what is still to be written, in order, but no more chunks than there is room for.
+func (f *flight) Chunks(to [][]byte) [][]byte {
 	at := f.written
 	for _, p := range f.pieces[f.passed:] {
 		if at < p.at {
@@ -48,8 +48,8 @@ func (f *flight) chunks(to [][]byte) [][]byte {
 	return to
 }
 
-// append appends all that is still to be written.
-func (f *flight) append(to []byte) []byte {
+// Append appends all that is still to be written.
+func (f *flight) Append(to []byte) []byte {
 	at := f.written
 	for _, p := range f.pieces[f.passed:] {
 		to = append(append(to, f.frames[at:p.at]...), p.data...)
@@ -58,8 +58,8 @@ func (f *flight) append(to []byte) []byte {
 	return append(to, f.frames[at:]...)
 }
 
-// advance notes that the next n bytes have been written.
-func (f *flight) advance(n int) {
+// Advance notes that the next n bytes have been written.
+func (f *flight) Advance(n int) {
 	for f.passed < len(f.pieces) {
 		p := &f.pieces[f.passed]
 		before := min(n, p.at-f.written)

@@ -34,15 +34,15 @@ func (p *peer) frames(id uint32, n int) (frames, data []byte) {
 func TestDataIsWrittenFromWhereItWasRead(t *testing.T) {
 	w, c, b := download(t)
 	frames, data := b.frames(1, 3)
-	n := copy(b.c.readBuf(), frames)
+	n := copy(b.c.ReadBuf(), frames)
 	b.c.feed(n)
 	f := c.c.output()
-	chunks := f.chunks(make([][]byte, 0, 4))
+	chunks := f.Chunks(make([][]byte, 0, 4))
 	if len(chunks) != 1 || len(chunks[0]) != len(frames) || &chunks[0][0] != &b.c.in[0] {
 		t.Errorf("3 frames are written in %d pieces", len(chunks))
 	}
 	c.take(f)
-	w.flush()
+	w.core.flush()
 	if !bytes.Equal(c.streams[1].received, data) {
 		t.Error("the caller got other bytes")
 	}
@@ -116,9 +116,9 @@ func TestLongDataDoesNotAllocate(t *testing.T) {
 			update, _ := c.framed(func() { c.fr.WriteWindowUpdate(1, uint32(len(data))) })
 			pass := func() {
 				b.raw(frames)
-				w.flush()
+				w.core.flush()
 				c.raw(update)
-				w.flush()
+				w.core.flush()
 			}
 			for range 100 {
 				pass()
@@ -143,21 +143,21 @@ func TestFlight(t *testing.T) {
 	const want = "1ab2345cdef67"
 	for step := 1; step <= len(want); step++ {
 		f, got := whole(), ""
-		for !f.empty() {
-			rest := string(f.append(nil))
-			chunks := slices.Concat(f.chunks(make([][]byte, 0, 10))...)
+		for !f.Empty() {
+			rest := string(f.Append(nil))
+			chunks := slices.Concat(f.Chunks(make([][]byte, 0, 10))...)
 			if rest != want[len(got):] || string(chunks) != rest {
 				t.Fatalf("behind %q stands %q, in chunks %q", got, rest, chunks)
 			}
 			n := min(step, len(rest))
 			got += rest[:n]
-			f.advance(n)
+			f.Advance(n)
 		}
 		if got != want {
 			t.Errorf("in steps of %d: %q, want %q", step, got, want)
 		}
 	}
-	if got := whole().chunks(make([][]byte, 0, 2)); len(got) != 2 || string(got[1]) != "ab" {
+	if got := whole().Chunks(make([][]byte, 0, 2)); len(got) != 2 || string(got[1]) != "ab" {
 		t.Errorf("the first two chunks are %q", got)
 	}
 }
@@ -185,7 +185,7 @@ func TestPartsOfFrames(t *testing.T) {
 		}
 		w.check()
 	}
-	w.flush()
+	w.core.flush()
 	for id, fill := range map[uint32]byte{1: 'a', 3: 'b'} {
 		if got := b.streams[id].received; !bytes.Equal(got, bytes.Repeat([]byte{fill}, 1000)) {
 			t.Errorf("the backend got %d bytes on stream %d, or others", len(got), id)

@@ -3,6 +3,7 @@ package relay
 import (
 	"bytes"
 	"fmt"
+	"net"
 	"strings"
 
 	"golang.org/x/net/http2"
@@ -70,14 +71,14 @@ func newPeer(w *world, s side) *peer {
 	return p
 }
 
-// close implements driver.
-func (p *peer) close(error) {
-	p.closed = true
-	p.c.mark()
-}
+// Close implements [netpoll.Driver].
+func (p *peer) Close() { p.closed = true }
 
-// flush takes what the core has for the peer.
-func (p *peer) flush() {
+// Peer implements [netpoll.Driver].
+func (p *peer) Peer() net.Addr { return nil }
+
+// Flush takes what the core has for the peer.
+func (p *peer) Flush() {
 	for !p.paused {
 		f := p.c.output()
 		if f == nil {
@@ -114,9 +115,9 @@ func (p *peer) readOnce() {
 // take reads what the core has given out, in parts, as sockets take them.
 func (p *peer) take(f *flight) {
 	var chunks [4][]byte
-	for part := 1; !f.empty(); part++ {
+	for part := 1; !f.Empty(); part++ {
 		n := 0
-		for _, chunk := range f.chunks(chunks[:0]) {
+		for _, chunk := range f.Chunks(chunks[:0]) {
 			if part%3 == 0 {
 				chunk = chunk[:(len(chunk)+1)/2]
 			}
@@ -126,7 +127,7 @@ func (p *peer) take(f *flight) {
 				break
 			}
 		}
-		f.advance(n)
+		f.Advance(n)
 	}
 	p.c.outputDone()
 }
@@ -281,18 +282,18 @@ func (p *peer) got() []string {
 // raw has the core read b.
 func (p *peer) raw(b []byte) {
 	for len(b) > 0 && !p.c.dead {
-		n := copy(p.c.readBuf(), b)
+		n := copy(p.c.ReadBuf(), b)
 		if n == 0 {
 			p.w.t.Fatal("the core has no space to read to")
 		}
 		for more := p.c.feed(n); more; {
-			p.w.flush()
+			p.w.core.flush()
 			more = p.c.feed(0)
 		}
 		if len(p.w.core.borrowers) > 0 {
-			p.w.flush()
+			p.w.core.flush()
 		}
-		p.c.releaseReadBuf()
+		p.c.ReleaseReadBuf()
 		b = b[n:]
 	}
 }

@@ -76,22 +76,15 @@ func (c *conn) flushAcks(core *core) {
 // pace is how quickly the frames of calls follow each other on a connection, either way.
 type pace struct {
 	last time.Time
-	gaps gaps // that of a call from its request to its response, and that between calls
+	gaps [2]time.Duration // that of a call from its request to its response, and that between calls
 }
 
 func (p *pace) beat(now time.Time) {
 	if gap := now.Sub(p.last); gap > 0 {
 		p.last = now
-		p.gaps.add(min(gap, time.Hour))
+		p.gaps = [2]time.Duration{min(gap, time.Hour), p.gaps[0]}
 	}
 }
 
 // period is within what time the next frames of the same kind are likely.
 func (p *pace) period() time.Duration { return p.gaps[0] + p.gaps[1] }
-
-// gaps are the last two times that nothing happened.
-type gaps [2]time.Duration
-
-func (g *gaps) add(d time.Duration) { *g = gaps{d, g[0]} }
-
-func (g *gaps) longest() time.Duration { return max(g[0], g[1]) }

@@ -6,6 +6,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/lbproxy/lbproxy/proxy/relay/netpoll"
 )
 
 // connPool is a worker's connections to an endpoint. One is always there, or being made; see connect.go. Others are
@@ -71,7 +73,7 @@ func newConnPool(w *worker, e *endpointConns) *connPool {
 	return p
 }
 
-func (p *connPool) newConn(in *core, d driver, additional bool) *conn {
+func (p *connPool) newConn(in *core, d netpoll.Driver, additional bool) *conn {
 	c := in.newConn(backend, d)
 	c.pool = p
 	c.handshake = &handshake{ready: make(chan struct{}), over: make(chan struct{}), additional: additional}

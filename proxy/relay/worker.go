@@ -4,6 +4,7 @@ import (
 	"errors"
 	"math"
 	"net"
+	"runtime"
 	"runtime/debug"
 	"sync"
 	"time"
@@ -11,20 +12,21 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/lbproxy/lbproxy/metrics"
+	"github.com/lbproxy/lbproxy/proxy/relay/netpoll"
 	"github.com/lbproxy/lbproxy/proxy/transport"
 )
 
-// worker drives one core: it holds the lock, and drivers do the core's I/O and waiting.
+// worker drives one core: it holds the lock and tells the time, and drivers do the core's I/O.
 type worker struct {
 	log     *zap.Logger
 	metrics *metrics.Relay
 	began   time.Time
-	poller  *poller // nil where there is none: goroutines read, and Go's timers tell the time
+	poller  *netpoll.Poller // nil where there is none: goroutines read, and Go's timers tell the time
 
 	mu       sync.Mutex // protects everything below, and all of the core:
 	core     *core
-	setAlarm func(time.Duration) // calls expire after that time
-	alarmAt  time.Time           // when it will be; zero for not at all
+	setAlarm func(now, at time.Duration) // calls Expire when the worker is as old as at
+	alarmAt  time.Time                   // when it will be; zero for not at all
 	awaiting map[<-chan struct{}]bool
 	closed   chan struct{}  // closed by close
 	helpers  sync.WaitGroup // goroutines that wait for generations
@@ -39,69 +41,72 @@ func newWorker(cfg Config, index int, m *metrics.Relay, log *zap.Logger) *worker
 	return w
 }
 
-// start chooses what drives sockets and tells the time. It is called before anything else.
-func (w *worker) start(newPoller func(*worker) (*poller, error)) {
-	p, err := newPoller(w)
+// newPoller makes what drives sockets, or says why nothing does; see [netpoll.NewPoller].
+type newPoller = func(host netpoll.Host, patient bool) (*netpoll.Poller, error)
+
+// start chooses what drives sockets and tells the time. It is called before anything else. Where GOMAXPROCS is no more
+// than there are workers, a poller that kept a thread to itself would keep all other goroutines waiting.
+func (w *worker) start(newPoller newPoller) {
+	p, err := newPoller(w, runtime.GOMAXPROCS(0) > w.core.cfg.Workers)
 	if err != nil {
 		w.log.Warn("goroutines do what a poller of sockets would do at less cost", zap.Error(err))
-		timer := time.AfterFunc(math.MaxInt64, func() { w.run(w.expire) })
-		w.setAlarm = func(d time.Duration) { timer.Reset(d) }
+		timer := time.AfterFunc(math.MaxInt64, w.expire)
+		w.setAlarm = func(now, at time.Duration) { timer.Reset(at - now) }
 		return
 	}
-	w.poller, w.setAlarm = p, p.alarm.set
-	go p.run() // ends by close, which waits for it
+	w.poller, w.setAlarm = p, p.SetAlarm
+	go p.Run() // ends by close, which waits for it
 }
 
-// enter calls into the core, and writes out what comes of it.
+// run calls into the core, and writes out what comes of it.
 func (w *worker) run(f func(*core)) {
+	w.Lock(w.Age())
+	defer w.Unlock()
+	w.core.step(nil, func() { f(w.core) })
+	w.Flush()
+}
+
+// Age implements [netpoll.Host]. It costs half of what time.Now does, which asks for the time of day as well.
+func (w *worker) Age() time.Duration { return time.Since(w.began) }
+
+// Lock implements [netpoll.Host].
+func (w *worker) Lock(age time.Duration) {
 	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.setNow(w.age())
-	w.step(func() { f(w.core) })
-	w.flush()
+	w.core.now = w.began.Add(age)
 }
 
-func (w *worker) setNow(age time.Duration) { w.core.now = w.began.Add(age) }
+// Unlock implements [netpoll.Host].
+func (w *worker) Unlock() { w.mu.Unlock() }
 
-// age is how long the worker has been there. It costs half of what time.Now does, which asks for the time of day as well.
-func (w *worker) age() time.Duration { return time.Since(w.began) }
+// Flush implements [netpoll.Host].
+func (w *worker) Flush() { w.core.flush() }
 
-// step lets the core do something, now.
-func (w *worker) step(f func()) {
-	w.contain(nil, func() {
-		f()
-		w.core.enforceLimits()
-	})
+// Pending implements [netpoll.Host].
+func (w *worker) Pending() bool { return len(w.core.dirty) > 0 }
+
+// Busy implements [netpoll.Host].
+func (w *worker) Busy() bool { return w.core.calls > 0 }
+
+// Worked implements [netpoll.Host].
+func (w *worker) Worked(d time.Duration) { w.metrics.Worked(w.core.index, d) }
+
+// Expire implements [netpoll.Host].
+func (w *worker) Expire() {
+	w.alarmAt = time.Time{}
+	w.core.step(nil, w.core.expire)
 }
 
-// contain calls f. A defect in it costs the connection that is being handled, c to begin with, and no other.
-func (w *worker) contain(c *conn, f func()) {
-	defer func() {
-		if defect := recover(); defect != nil {
-			w.onDefect(defect)
-		}
-	}()
-	w.core.current = c
-	f()
+func (w *worker) expire() {
+	w.Lock(w.Age())
+	defer w.Unlock()
+	w.Expire()
+	w.Flush()
 }
 
+// onDefect implements host.
 func (w *worker) onDefect(defect any) {
-	w.metrics.Defect()
 	w.log.Error("defect in the handling of a connection, which is closed; please report it",
 		zap.Any("defect", defect), zap.ByteString("stack", debug.Stack()))
-	if c := w.core.current; c != nil {
-		w.endAfterDefect(c)
-	}
-	w.core.set(&w.core.resume, w.core.now)
-}
-
-func (w *worker) endAfterDefect(c *conn) {
-	defer func() {
-		if recover() != nil {
-			c.abandon()
-		}
-	}()
-	c.end(errDefect)
 }
 
 // wakeAt implements host.
@@ -111,13 +116,7 @@ func (w *worker) wakeAt(t time.Time) {
 		return
 	}
 	w.alarmAt = t
-	w.setAlarm(t.Sub(w.core.now))
-}
-
-// expire is called when the alarm has gone off.
-func (w *worker) expire(c *core) {
-	w.alarmAt = time.Time{}
-	c.expire()
+	w.setAlarm(w.core.now.Sub(w.began), t.Sub(w.began))
 }
 
 // wakeWhen implements host.
@@ -147,55 +146,45 @@ func (w *worker) close() {
 	close(w.closed)
 	w.helpers.Wait()
 	if w.poller != nil {
-		w.poller.close()
+		w.poller.Close()
 		return
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.setAlarm(math.MaxInt64)
-	w.setAlarm = func(time.Duration) {}
+	w.setAlarm(0, math.MaxInt64)
+	w.setAlarm = func(time.Duration, time.Duration) {}
 }
-
-// errNoSocket is why a poller does not take a connection.
-var errNoSocket = errors.New("not a plain socket")
 
 // attach makes a connection of the core's out of one to a peer, and starts to read it. Ended is called when both
 // have ended. If it fails, nc is closed.
-func (w *worker) attach(nc net.Conn, ended func(), make func(driver) *conn) (*conn, error) {
-	if w.poller != nil {
-		if c, err := w.poller.attach(nc, ended, make); !errors.Is(err, errNoSocket) {
-			return c, err
+func (w *worker) attach(nc net.Conn, ended func(), make func(netpoll.Driver) *conn) (c *conn, err error) {
+	start := func(d netpoll.Driver) netpoll.Conn {
+		w.core.step(nil, func() { c = make(d) })
+		if c == nil {
+			return nil
 		}
+		return c
 	}
-	return attachBlocking(w, nc, ended, make), nil
+	peer := transport.Peer(nc)
+	err = netpoll.ErrNoSocket
+	if w.poller != nil {
+		err = w.poller.Attach(nc, peer, start, ended)
+	}
+	if errors.Is(err, netpoll.ErrNoSocket) {
+		err = netpoll.Go(w, nc, peer, start, ended)
+	}
+	return c, err
 }
 
-// flush writes out what the core has to be written.
-func (w *worker) flush() {
-	for len(w.core.dirty) > 0 {
-		last := len(w.core.dirty) - 1
-		c := w.core.dirty[last]
-		w.core.dirty = w.core.dirty[:last]
-		c.driver.flush()
-	}
-	w.core.copyBorrowed()
-	w.metrics.SetMemory(w.core.index, w.core.memory.used)
-}
-
-// lingerTimeout is how long a peer may take to read the last of what it is sent, and to close a connection that we
-// have ended. Closing before that, with input unread, would have TCP take back what was written last, such as why
-// the connection ends.
-const lingerTimeout = time.Second
-
-// logEnd says why a connection ends, if that is its peer's doing, and if it is not told as why an endpoint is not ready.
-func (w *worker) logEnd(c *conn, peer net.Addr, why error) {
+// connEnded implements host. What ends by its peer's doing is logged, unless that is told as why an endpoint is not ready.
+func (w *worker) connEnded(c *conn, why error) {
 	told := c.handshake != nil && !c.handshake.additional && !c.leaving
 	var foreign *transport.Foreign
 	switch {
 	case errors.As(why, &foreign):
-		foreign.Log(w.log, peer, c.listener.addr)
+		foreign.Log(w.log, c.driver.Peer(), c.listener.addr)
 	case !told && (isViolation(why) || errors.Is(why, errKeepalive)):
 		w.log.Warn("a connection is ended because of its peer", zap.Stringer("peer", c.side),
-			zap.Stringer("address", peer), zap.String("cause", string(causeOf(why))), zap.Error(why))
+			zap.Stringer("address", c.driver.Peer()), zap.String("cause", string(causeOf(why))), zap.Error(why))
 	}
 }

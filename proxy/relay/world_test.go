@@ -120,12 +120,18 @@ func (w *world) wakeWhen(again <-chan struct{}) { w.awaiting[again] = true }
 // dial implements host.
 func (w *world) dial(pool *connPool) { w.dialling[pool] = true }
 
+// connEnded implements host.
+func (w *world) connEnded(*conn, error) {}
+
+// onDefect implements host.
+func (w *world) onDefect(defect any) { w.t.Fatalf("a defect: %v", defect) }
+
 // caller connects a caller.
 func (w *world) caller() *peer {
 	p := newPeer(w, caller)
 	p.c = w.core.newCaller(p, w.listener)
 	w.peers = append(w.peers, p)
-	w.flush()
+	w.core.flush()
 	return p
 }
 
@@ -136,7 +142,7 @@ func (w *world) connected(addr string, additional bool) *peer {
 	p := newPeer(w, backend)
 	p.c = w.pools[addr].newConn(w.core, p, additional)
 	w.peers = append(w.peers, p)
-	w.flush()
+	w.core.flush()
 	return p
 }
 
@@ -230,7 +236,7 @@ func (w *world) step() {
 func (w *world) settle() {
 	for {
 		w.core.enforceLimits()
-		w.flush()
+		w.core.flush()
 		woken := false
 		for again := range w.awaiting {
 			select {
@@ -245,17 +251,6 @@ func (w *world) settle() {
 		}
 		w.core.repickWaiting()
 	}
-}
-
-// flush carries what the core has written to the peers.
-func (w *world) flush() {
-	for len(w.core.dirty) > 0 {
-		last := len(w.core.dirty) - 1
-		c := w.core.dirty[last]
-		w.core.dirty = w.core.dirty[:last]
-		c.driver.flush()
-	}
-	w.core.copyBorrowed()
 }
 
 // pass lets time pass.

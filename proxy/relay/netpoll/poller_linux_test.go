@@ -1,27 +1,39 @@
-package relay
+package netpoll
 
 import (
 	"errors"
 	"io"
 	"net"
 	"runtime"
+	"sync"
 	"syscall"
 	"testing"
+	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
-	"go.uber.org/zap"
+	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
-
-	"github.com/lbproxy/lbproxy/metrics"
 )
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// host is one whose connections have nothing to write.
+type host struct{ mu sync.Mutex }
+
+func (h *host) Age() time.Duration   { return 0 }
+func (h *host) Lock(time.Duration)   { h.mu.Lock() }
+func (h *host) Flush()               {}
+func (h *host) Unlock()              { h.mu.Unlock() }
+func (h *host) Pending() bool        { return false }
+func (h *host) Busy() bool           { return false }
+func (h *host) Expire()              {}
+func (h *host) Worked(time.Duration) {}
 
 // Where there is no file descriptor left for one of its parts, there is no poller, and nothing of it stays open.
 func TestPollerWithoutDescriptors(t *testing.T) {
-	s := newWorker(testConfig, 0, metrics.NewRelay(prometheus.NewRegistry(), 1, 1), zap.NewNop())
 	first, failures := lowestFree(t), 0
 	for limit := uint64(first); ; limit++ {
 		limitDescriptors(t, limit)
-		p, err := newPoller(s)
+		p, err := NewPoller(nil, false)
 		if err == nil {
 			p.release()
 			break
@@ -50,7 +62,10 @@ func lowestFree(t *testing.T) int {
 
 // A socket that the poller cannot take over for want of a descriptor is closed: goroutines would drive it for life.
 func TestTakingOverWithoutDescriptors(t *testing.T) {
-	l, _ := listenTCP(t)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
 	defer l.Close()
 	ours, err := net.Dial("tcp", l.Addr().String())
 	if err != nil {
@@ -62,14 +77,17 @@ func TestTakingOverWithoutDescriptors(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer theirs.Close()
-	s := newWorker(testConfig, 0, metrics.NewRelay(prometheus.NewRegistry(), 1, 1), zap.NewNop())
-	s.start(newPoller)
-	defer s.close()
+	p, err := NewPoller(&host{}, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	go p.Run() // ends by Close
+	defer p.Close()
 	limitDescriptors(t, uint64(lowestFree(t)))
 	goroutines := runtime.NumGoroutine()
-	c, err := s.attach(theirs, func() { t.Error("what never began has ended") }, func(d driver) *conn { return s.core.newCaller(d, nil) })
-	if c != nil || !errors.Is(err, syscall.EMFILE) {
-		t.Errorf("attach: %v, %v; want %v", c, err, syscall.EMFILE)
+	err = p.Attach(theirs, nil, func(Driver) Conn { t.Error("what never began has begun"); return nil }, func() { t.Error("what never began has ended") })
+	if !errors.Is(err, syscall.EMFILE) {
+		t.Errorf("attach: %v, want %v", err, syscall.EMFILE)
 	}
 	if n := runtime.NumGoroutine(); n > goroutines {
 		t.Errorf("%d goroutines more", n-goroutines)
@@ -79,7 +97,7 @@ func TestTakingOverWithoutDescriptors(t *testing.T) {
 	}
 }
 
-// limitDescriptors has the process get no descriptor from n on, for the time of the test.
+// limitDescriptors keeps the process from getting a descriptor from n on, for the time of the test.
 func limitDescriptors(t *testing.T, n uint64) {
 	t.Helper()
 	var was unix.Rlimit

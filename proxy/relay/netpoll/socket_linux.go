@@ -1,9 +1,10 @@
-package relay
+package netpoll
 
 import (
 	"io"
 	"net"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -14,28 +15,25 @@ const (
 	// filled its buffer is told of anew, but for an end that came with the bytes, which RDHUP tells of.
 	reading = unix.EPOLLIN | unix.EPOLLRDHUP | unix.EPOLLET
 	writing = reading | unix.EPOLLOUT
-
-	// batchable is how much may be read at once for what comes of it to be written later, with more.
-	batchable = 8 << 10
 )
 
-// socket drives one connection of a core. The worker's lock protects it.
+// socket drives one connection. The host's lock protects it.
 type socket struct {
-	poller *poller
-	conn   *conn
+	poller *Poller
+	conn   Conn
 	peer   net.Addr
 	ended  func() // called when the connection has ended, and the socket has been closed
 
-	fd         int     // -1 when it has been closed
-	out        *flight // what the core has given out and is not written yet
-	queued     bool    // is in poller.ready
-	unfinished bool    // not all of what was read has been parsed
-	over       bool    // the peer has ended its half, which is not all read
+	fd         int    // -1 when it has been closed
+	out        Output // what is not written yet
+	queued     bool   // is in poller.ready
+	unfinished bool   // not all of what was read has been parsed
+	over       bool   // the peer has ended its half, which is not all read
 
-	closing  bool  // the core has ended the connection
-	hungUp   bool  // our half has been ended
-	gone     bool  // the peer's half has been read to its end
-	patience timer // for the peer to end its half
+	closing bool          // the connection has ended
+	hungUp  bool          // our half has been ended
+	gone    bool          // the peer's half has been read to its end
+	shutAt  time.Duration // the host's age when the peer must have ended its half
 }
 
 // happened takes an event.
@@ -49,7 +47,7 @@ func (k *socket) happened(events uint32) {
 		if k.out == nil && k.fd >= 0 {
 			k.interest(reading)
 		}
-		k.flush()
+		k.Flush()
 	}
 	if events&(unix.EPOLLIN|end) != 0 && !k.queued {
 		k.queued = true
@@ -59,57 +57,52 @@ func (k *socket) happened(events uint32) {
 
 func (k *socket) interest(events uint32) {
 	if err := k.poller.sockets.control(unix.EPOLL_CTL_MOD, k.fd, events); err != nil {
-		k.poller.worker.contain(k.conn, func() { k.conn.end(err) })
+		k.conn.Lost(err)
 	}
 }
 
 // read reads once, and tells whether there may be more.
 func (k *socket) read() (more bool) {
-	c, w := k.conn, k.poller.worker
+	c := k.conn
 	switch {
 	case k.fd < 0:
 		return false
-	case c.dead:
+	case c.Dead():
 		return k.discard()
 	}
 	var n, room int
 	var err error
-	buf := c.readBuf()
+	buf := c.ReadBuf()
 	if !k.unfinished {
 		room = len(buf)
 		n, err = rawRead(k.fd, buf)
 	}
 	if err == syscall.EAGAIN || err == syscall.EINTR {
-		c.releaseReadBuf()
+		c.ReleaseReadBuf()
 		return err == syscall.EINTR
 	}
-	w.step(func() { k.step(n, err) })
-	if n > batchable || len(w.core.borrowers) > 0 {
-		w.flush()
-	}
-	c.releaseReadBuf()
+	k.feed(n, err)
+	c.ReleaseReadBuf()
 	// What came while all of the last read was being parsed has not been looked for, hence n == room.
-	return k.fd >= 0 && (k.unfinished || n == room || k.over || c.dead)
+	return k.fd >= 0 && (k.unfinished || n == room || k.over || c.Dead())
 }
 
-func (k *socket) step(n int, err error) {
-	c := k.conn
-	c.core.current = c
+func (k *socket) feed(n int, err error) {
 	switch {
 	case err != nil:
 		k.gone = true
-		c.end(err)
+		k.conn.Lost(err)
 	case n == 0 && !k.unfinished:
 		k.gone = true
-		c.end(io.EOF)
+		k.conn.Lost(io.EOF)
 	default:
-		k.unfinished = c.feed(n)
+		k.unfinished = k.conn.Feed(n)
 	}
 }
 
 // discard reads what comes after the connection's end.
 func (k *socket) discard() (more bool) {
-	n, err := rawRead(k.fd, k.conn.core.readBuffer)
+	n, err := rawRead(k.fd, k.poller.discarded[:])
 	switch {
 	case err == syscall.EAGAIN:
 		return false
@@ -117,14 +110,14 @@ func (k *socket) discard() (more bool) {
 		return true
 	}
 	k.gone = true
-	k.flush()
+	k.Flush()
 	return false
 }
 
-// flush implements driver.
-func (k *socket) flush() {
+// Flush implements [Driver].
+func (k *socket) Flush() {
 	for k.out == nil && k.fd >= 0 {
-		if k.out = k.conn.output(); k.out == nil {
+		if k.out = k.conn.Output(); k.out == nil {
 			break
 		}
 		k.write()
@@ -137,16 +130,16 @@ func (k *socket) flush() {
 	}
 }
 
-// write writes of what the core has given out, until that is all or the socket takes no more.
+// write writes of the output, until that is all or the socket takes no more.
 func (k *socket) write() {
 	for {
-		chunks := k.out.chunks(k.poller.chunks[:0])
+		chunks := k.out.Chunks(k.poller.chunks[:0])
 		n, err := rawWritev(k.fd, chunks)
 		if err == syscall.EAGAIN || err == syscall.EINTR {
 			return
 		}
-		k.out.advance(n)
-		if err != nil || k.out.empty() {
+		k.out.Advance(n)
+		if err != nil || k.out.Empty() {
 			k.wrote(err)
 			return
 		}
@@ -157,23 +150,17 @@ func (k *socket) write() {
 }
 
 func (k *socket) wrote(err error) {
-	c := k.conn
 	k.out = nil
-	k.poller.worker.contain(c, func() {
-		c.outputDone()
-		if err != nil {
-			c.discardOutput()
-			c.end(err)
-		}
-	})
+	k.conn.OutputDone(err)
 }
 
-// close implements driver.
-func (k *socket) close(why error) {
-	k.poller.worker.logEnd(k.conn, k.peer, why)
+// Peer implements [Driver].
+func (k *socket) Peer() net.Addr { return k.peer }
+
+// Close implements [Driver].
+func (k *socket) Close() {
 	k.closing = true
-	k.conn.core.set(&k.patience, k.conn.core.now.Add(lingerTimeout))
-	k.conn.mark() // flush closes
+	k.poller.linger(k)
 }
 
 // hangUp ends our half of the connection, and the socket when the peer has ended its own.
@@ -195,9 +182,10 @@ func (k *socket) shut() {
 	delete(k.poller.open, int32(k.fd))
 	unix.Close(k.fd)
 	k.fd = -1
-	k.conn.core.timers.remove(&k.patience)
 	if k.out != nil {
 		k.wrote(nil)
 	}
-	k.ended()
+	ended := k.ended
+	k.conn, k.ended = nil, nil // others may refer to the socket for a while
+	ended()
 }
