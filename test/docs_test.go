@@ -16,8 +16,8 @@ import (
 	"github.com/lbproxy/lbproxy/configs"
 )
 
-// Each page of the reference names all that the code has of its subject. The code is read as text, wherever in the
-// module it stands: what counts is the names.
+// Each page of the reference names everything that the code has of its subject. The code is read as text, wherever in
+// the module it is: what counts is the names.
 func TestReferenceNamesEverything(t *testing.T) {
 	const row, anywhere = "(?m)^\\| `%s`", `\b%s\b`
 	for _, named := range []struct {
@@ -58,7 +58,7 @@ func TestReferenceNamesEverything(t *testing.T) {
 
 const seriesName = `(?:Name: +|NewDesc\()"(lbproxy_\w+)"`
 
-// namesIn is what a regular expression finds in the Go files below a directory, tests and benchmarks aside.
+// namesIn is what a regular expression finds in the Go files below a directory, without tests and benchmarks.
 func namesIn(t *testing.T, root, pattern string) []string {
 	t.Helper()
 	var found []string
@@ -84,7 +84,7 @@ func namesIn(t *testing.T, root, pattern string) []string {
 	return slices.Compact(found)
 }
 
-// What the pages say of series and reasons exists: nobody looks for one that has gone.
+// Every series that a page names exists.
 func TestPagesNameNoSeriesThatIsNotThere(t *testing.T) {
 	series := namesIn(t, "..", seriesName)
 	for _, page := range pages(t) {
@@ -127,7 +127,11 @@ func TestConfigurationHasEveryKey(t *testing.T) {
 			return
 		case reflect.Map:
 			if typ.Elem().Kind() == reflect.Struct {
-				walk(path+".<name>", typ.Elem(), reflect.ValueOf(configs.DefaultService()))
+				element := reflect.New(typ.Elem())
+				if e, ok := element.Interface().(interface{ SetDefaults() }); ok {
+					e.SetDefaults()
+				}
+				walk(path+".<name>", typ.Elem(), element.Elem())
 				return
 			}
 		case reflect.Slice:
@@ -215,7 +219,7 @@ func TestCommandsHaveEveryFlag(t *testing.T) {
 	}
 }
 
-// The README is for the first hour; what is looked up stands in docs.
+// The README is for the first hour; what is looked up is in docs.
 func TestReadmeIsShort(t *testing.T) {
 	const most = 200
 	if lines := strings.Count(read(t, "../README.md"), "\n"); lines > most {
@@ -223,7 +227,7 @@ func TestReadmeIsShort(t *testing.T) {
 	}
 }
 
-// What the README tells people to build, or run, does not show in git status.
+// What the README tells people to build or run does not show in git status.
 func TestGitIgnoresWhatTheReadmeBuilds(t *testing.T) {
 	ignored := strings.Fields(read(t, "../.gitignore"))
 	made := []string{"default.etcd/"} // what etcd writes into
