@@ -9,7 +9,7 @@ import (
 	"os"
 	"time"
 
-	"github.com/lbproxy/lbproxy/discovery"
+	"github.com/lbproxy/lbproxy/discovery/etcd"
 	"github.com/lbproxy/lbproxy/internal/strictyaml"
 	"github.com/lbproxy/lbproxy/picker"
 )
@@ -72,7 +72,7 @@ type Discovery struct {
 	MaxOnDemand int           `yaml:"max_on_demand"` // how many services may be watched on demand at a time
 }
 
-// Etcd says how to reach etcd, see [discovery.EtcdConfig].
+// Etcd says how to reach etcd, see [etcd.Config].
 type Etcd struct {
 	Endpoints    []string      `yaml:"endpoints"`
 	Root         string        `yaml:"root"`
@@ -82,7 +82,7 @@ type Etcd struct {
 	TLS          *TLS          `yaml:"tls,omitempty"` // nil for plain text; a block without keys is TLS by the system's CAs
 }
 
-// TLS names the files for TLS towards etcd, see [discovery.TLSConfig].
+// TLS names the files for TLS towards etcd, see [etcd.TLSConfig].
 type TLS struct {
 	CA         string `yaml:"ca"`
 	Cert       string `yaml:"cert"`
@@ -191,13 +191,13 @@ func Parse(name string, data []byte) (*Config, error) {
 }
 
 // DiscoveryConfig is e in the form that package discovery takes.
-func (e *Etcd) DiscoveryConfig() discovery.EtcdConfig {
-	cfg := discovery.EtcdConfig{
+func (e *Etcd) DiscoveryConfig() etcd.Config {
+	cfg := etcd.Config{
 		Endpoints: e.Endpoints, Root: e.Root, DialTimeout: e.DialTimeout,
 		Username: e.Username, PasswordFile: e.PasswordFile,
 	}
 	if t := e.TLS; t != nil {
-		cfg.TLS = &discovery.TLSConfig{CA: t.CA, Cert: t.Cert, Key: t.Key, ServerName: t.ServerName}
+		cfg.TLS = &etcd.TLSConfig{CA: t.CA, Cert: t.Cert, Key: t.Key, ServerName: t.ServerName}
 	}
 	return cfg
 }

@@ -16,7 +16,7 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/lbproxy/lbproxy/configs"
-	"github.com/lbproxy/lbproxy/discovery"
+	"github.com/lbproxy/lbproxy/discovery/etcd"
 )
 
 func parse(t *testing.T, data string) *configs.Config {
@@ -176,10 +176,10 @@ func TestLoadOfAMissingFileNamesIt(t *testing.T) {
 }
 
 func TestDiscoveryConfig(t *testing.T) {
-	want := discovery.EtcdConfig{
+	want := etcd.Config{
 		Endpoints: []string{"10.0.0.1:2379", "https://etcd.internal:2379"}, Root: "/lbproxy/prod",
 		DialTimeout: 1500 * time.Millisecond, Username: "lbproxy", PasswordFile: "/etc/lbproxy/password",
-		TLS: &discovery.TLSConfig{CA: "/ca.pem", Cert: "/cert.pem", Key: "/key.pem", ServerName: "etcd"},
+		TLS: &etcd.TLSConfig{CA: "/ca.pem", Cert: "/cert.pem", Key: "/key.pem", ServerName: "etcd"},
 	}
 	if diff := cmp.Diff(want, parse(t, everyKey).Discovery.Etcd.DiscoveryConfig()); diff != "" {
 		t.Errorf("-want +got:\n%s", diff)

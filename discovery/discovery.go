@@ -1,8 +1,9 @@
-// Package discovery decides which instances of a service exist.
+// Package discovery decides what it means that an instance of a service exists: what an [Instance] is, what a
+// [Source] promises of the [Snapshot]s that it publishes, and which names, addresses and weights there may be.
 //
-// A [Source] publishes a service's [Snapshot]s: [Etcd] from leased keys in etcd, package file from a YAML file.
-// A [Registrar] is the other side: it keeps one instance registered in etcd.
-// Package discovery/grpcresolver offers a Source to Go clients that balance in-process.
+// Sources are package registry, of leased keys in etcd, and package file, of a YAML file. Package registrar is the
+// other side: it keeps one instance registered. Package grpcresolver offers a Source to Go clients that balance
+// in-process.
 //
 // It leaves to others which services are watched and for how long (package proxy), and whether an instance
 // can be reached (package picker): an instance exists for as long as its registration does.
@@ -13,42 +14,6 @@ import (
 	"time"
 )
 
-// An Instance is one registered address of a service.
-type Instance struct {
-	Addr    string // host:port
-	Version string // may be empty
-	Weight  int    // 0 (drained: no new calls) to [MaxWeight]
-
-	// Key is where the registry holds the instance, for people to find it again.
-	Key string
-	// Registered tells one registration of an address from the next: it is the revision at which the source first saw
-	// this one, and goes up. A registration is a key from its creation on, under one lease: a process that takes the
-	// key over from an earlier one, without a moment in which there is none, does so under a lease of its own.
-	Registered int64
-	// CreateRevision is the key's; ModRevision tells the changes of a registration apart. Sources without revisions
-	// leave all three 0.
-	CreateRevision int64
-	ModRevision    int64
-}
-
-// A Snapshot is all instances of a service at one revision of its registry.
-// It is never modified once it has been published.
-type Snapshot struct {
-	Service  string
-	Revision int64
-	// Instances is sorted by Addr and holds each Addr once.
-	Instances []Instance
-	// Poisoned is sorted by Key. It includes entries whose last good value still stands among the instances.
-	Poisoned []Poisoned
-}
-
-// Poisoned is a registry entry that cannot be used.
-type Poisoned struct {
-	Key      string
-	Revision int64  // of the entry's last change
-	Fault    string // what is wrong with it
-}
-
 // A Source publishes one service's snapshots: the full state first, then every change, all from the goroutine
 // that called Run. The first snapshot is published even when it is empty; a source that cannot reach its
 // registry publishes nothing rather than nothing-there.
@@ -57,6 +22,13 @@ type Poisoned struct {
 // cannot cure. Run may be called for many services at once.
 type Source interface {
 	Run(ctx context.Context, service string, publish func(Snapshot)) error
+}
+
+// A Prober is a [Source] that can tell whether its registry can be read before a service is asked for.
+type Prober interface {
+	Source
+	// Probe reports why the registry cannot be read; nil if it can.
+	Probe(ctx context.Context) error
 }
 
 // A Reporter is a [Source] that says how its registry stands by what was published.

@@ -103,3 +103,19 @@ func (d *Discovery) FileFailed() {
 
 // FileLoaded says that the services file could be used.
 func (d *Discovery) FileLoaded() { d.fileLoaded.Set(1) }
+
+// Relisted counts a full list.
+func (d *Discovery) Relisted(cause DiscoveryCause) {
+	d.relists.WithLabelValues(string(cause)).Inc()
+}
+
+// Resumed counts a watch that goes on where one before was.
+func (d *Discovery) Resumed(cause DiscoveryCause) {
+	d.resumes.WithLabelValues(string(cause)).Inc()
+}
+
+// Audited counts a comparison with the registry.
+func (d *Discovery) Audited() { d.audits.Inc() }
+
+// Diverged counts an audit that found the watched state wrong.
+func (d *Discovery) Diverged() { d.diverged.Inc() }

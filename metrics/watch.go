@@ -29,19 +29,6 @@ func (d *Discovery) Watch(service string) *Watch {
 	return w
 }
 
-// Relisted counts a full list.
-func (w *Watch) Relisted(cause DiscoveryCause) {
-	w.of.relists.WithLabelValues(string(cause)).Inc()
-}
-
-// Resumed counts a watch that goes on where one before was.
-func (w *Watch) Resumed(cause DiscoveryCause) {
-	w.of.resumes.WithLabelValues(string(cause)).Inc()
-}
-
-// Audited counts a comparison with the registry.
-func (w *Watch) Audited() { w.of.audits.Inc() }
-
 // Lost notes that the registry cannot confirm the known state, until Confirmed.
 func (w *Watch) Lost() { w.lost.Store(true) }
 
@@ -50,9 +37,6 @@ func (w *Watch) Poisoned() { w.of.poisoned.Inc() }
 
 // Mismatched counts a registry entry whose value contradicts its key.
 func (w *Watch) Mismatched() { w.of.mismatched.Inc() }
-
-// Diverged counts an audit that found the watched state wrong.
-func (w *Watch) Diverged() { w.of.diverged.Inc() }
 
 // Confirmed notes that the registry has just confirmed the known state to be that of revision.
 func (w *Watch) Confirmed(revision int64) {

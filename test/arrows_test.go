@@ -22,8 +22,12 @@ const module = "github.com/lbproxy/lbproxy"
 var arrows = map[string][]string{
 	// What exists, who is picked, where a call goes: each knows those before it.
 	"metrics":                {},
-	"discovery":              {"metrics", "internal/logsample", "internal/number", "internal/backoff"},
+	"discovery":              {},
+	"discovery/etcd":         {"metrics", "internal/logsample", "internal/backoff"},
+	"discovery/dialect":      {"discovery", "internal/number"},
+	"discovery/registry":     {"discovery", "discovery/etcd", "discovery/dialect", "metrics"},
 	"discovery/file":         {"discovery", "metrics", "internal/strictyaml", "internal/filewatch"},
+	"discovery/registrar":    {"discovery", "discovery/etcd", "discovery/dialect", "internal/backoff"},
 	"discovery/grpcresolver": {"discovery"},
 	"picker":                 {"discovery", "metrics"},
 	"proxy":                  {"proxy/retry", "picker", "discovery", "metrics"},
@@ -38,11 +42,12 @@ var arrows = map[string][]string{
 	},
 
 	// Around them.
-	"configs":      {"discovery", "picker", "internal/strictyaml"},
+	"configs":      {"discovery", "discovery/etcd", "picker", "internal/strictyaml"},
 	"admin":        {"proxy"},
-	"internal/app": {"admin", "configs", "proxy/grpcengine", "proxy/relay", "proxy/transport", "proxy", "discovery", "discovery/file", "metrics", "internal/portowner"},
+	"internal/app": {"admin", "configs", "proxy/grpcengine", "proxy/relay", "proxy/transport", "proxy", "discovery", "discovery/etcd", "discovery/registry", "discovery/file", "metrics", "internal/portowner"},
 	"cmd/lbproxy": {
-		"internal/app", "configs", "proxy", "picker", "discovery", "discovery/file", "metrics", "internal/filewatch", "internal/terminal",
+		"internal/app", "configs", "proxy", "picker", "discovery", "discovery/dialect", "discovery/etcd", "discovery/file", "discovery/registrar",
+		"metrics", "internal/filewatch", "internal/terminal",
 		"internal/portowner",
 		"internal/flagfault",
 	},
@@ -61,7 +66,8 @@ var arrows = map[string][]string{
 	"internal/embedetcd": {},
 	"internal/etcdtest":  {"internal/embedetcd"},
 	"cmd/lbproxy-dev": {
-		"internal/app", "internal/embedetcd", "internal/terminal", "internal/portowner", "configs", "discovery", "proxy", "picker",
+		"internal/app", "internal/embedetcd", "internal/terminal", "internal/portowner", "configs", "discovery", "discovery/etcd",
+		"discovery/registrar", "proxy", "picker",
 		"internal/flagfault",
 	},
 	"bench":    {},
@@ -71,7 +77,7 @@ var arrows = map[string][]string{
 
 // confined is which packages alone import what comes from elsewhere, by how its path begins; where none does, tests do.
 var confined = map[string][]string{
-	"go.etcd.io/etcd/":                 {"discovery", "internal/embedetcd", "internal/etcdtest", "cmd/lbproxy-dev"},
+	"go.etcd.io/etcd/":                 {"discovery/etcd", "discovery/registrar", "internal/embedetcd", "internal/etcdtest", "cmd/lbproxy-dev"},
 	"go.etcd.io/etcd/server/":          {"internal/embedetcd", "internal/etcdtest"},
 	"github.com/mwitkow/grpc-proxy/":   {"proxy/grpcengine"}, // the policy knows no engine
 	"github.com/cenkalti/":             {"internal/backoff"},
@@ -150,7 +156,7 @@ func TestProductionBinaryCarriesNoTestHelpers(t *testing.T) {
 		}
 	}
 	reach(production)
-	for _, part := range []string{"discovery", "discovery/file", "picker", "proxy", "proxy/grpcengine", "configs", "admin"} {
+	for _, part := range []string{"discovery/registry", "discovery/file", "discovery/registrar", "picker", "proxy", "proxy/grpcengine", "configs", "admin"} {
 		if !linked[part] {
 			t.Errorf("%s does not reach %s, so it cannot be the product", production, part)
 		}

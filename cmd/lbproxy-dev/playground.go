@@ -15,7 +15,7 @@ import (
 	"go.uber.org/zap/zapcore"
 
 	"github.com/lbproxy/lbproxy/configs"
-	"github.com/lbproxy/lbproxy/discovery"
+	"github.com/lbproxy/lbproxy/discovery/etcd"
 	"github.com/lbproxy/lbproxy/internal/app"
 	"github.com/lbproxy/lbproxy/internal/embedetcd"
 	"github.com/lbproxy/lbproxy/internal/terminal"
@@ -109,13 +109,13 @@ func (p *playground) startServers(ctx context.Context, o *options, log *zap.Logg
 		// Registrars warn when someone else writes their key, which the playground invites people to do.
 		log = zap.NewNop()
 	}
-	etcd, err := discovery.NewEtcdClient(discovery.EtcdConfig{Endpoints: []string{p.etcd}}, log)
+	client, err := etcd.NewClient(etcd.Config{Endpoints: []string{p.etcd}}, log)
 	if err != nil {
 		return err
 	}
-	p.atStop(etcd.Close)
+	p.atStop(client.Close)
 	p.say("Starting %d servers of the service %q, and registering them ...", len(o.weights), service)
-	if p.servers, err = startServers(ctx, etcd, o.servers, o.weights, log); err != nil {
+	if p.servers, err = startServers(ctx, client, o.servers, o.weights, log); err != nil {
 		return err
 	}
 	p.atStop(func() error { return stopServers(p.servers) })

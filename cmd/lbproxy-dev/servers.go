@@ -19,6 +19,8 @@ import (
 	"google.golang.org/grpc/reflection"
 
 	"github.com/lbproxy/lbproxy/discovery"
+	"github.com/lbproxy/lbproxy/discovery/etcd"
+	"github.com/lbproxy/lbproxy/discovery/registrar"
 )
 
 const (
@@ -34,7 +36,7 @@ type server struct {
 	addr      string
 	grpc      *grpc.Server
 	served    chan struct{} // closed when it has stopped serving
-	registrar *discovery.Registrar
+	registrar *registrar.Registrar
 
 	calls atomic.Uint64 // that have arrived
 }
@@ -47,7 +49,7 @@ func (s *server) SayHello(_ context.Context, in *greeter.HelloRequest) (*greeter
 
 // startServers starts and registers a server for each weight, the first at an address. The servers are in the order of their addresses,
 // as tables show them.
-func startServers(ctx context.Context, etcd *discovery.EtcdClient, at address, weights []int, log *zap.Logger) ([]*server, error) {
+func startServers(ctx context.Context, client *etcd.Client, at address, weights []int, log *zap.Logger) ([]*server, error) {
 	var listeners []net.Listener
 	for i := range weights {
 		l, err := at.next(i).listen()
@@ -67,7 +69,7 @@ func startServers(ctx context.Context, etcd *discovery.EtcdClient, at address, w
 	for i, s := range servers {
 		in := discovery.Instance{Addr: s.addr, Version: version, Weight: weights[i]}
 		var err error
-		if s.registrar, err = discovery.NewRegistrar(etcd, service, in, discovery.RegistrarOptions{Log: log}); err != nil {
+		if s.registrar, err = registrar.New(client, service, in, registrar.Options{Log: log}); err != nil {
 			return nil, errors.Join(err, stopServers(servers))
 		}
 		s.registrar.Start()

@@ -3,13 +3,13 @@ package main
 import (
 	"github.com/spf13/cobra"
 
-	"github.com/lbproxy/lbproxy/discovery"
+	"github.com/lbproxy/lbproxy/discovery/etcd"
 )
 
 // etcdFlags are the flags that say how to reach etcd.
 type etcdFlags struct {
-	etcd discovery.EtcdConfig
-	tls  discovery.TLSConfig
+	etcd etcd.Config
+	tls  etcd.TLSConfig
 }
 
 func (f *etcdFlags) add(cmd *cobra.Command) {
@@ -26,9 +26,9 @@ func (f *etcdFlags) add(cmd *cobra.Command) {
 	cmd.MarkFlagsRequiredTogether("cert", "key")
 }
 
-func (f *etcdFlags) config() discovery.EtcdConfig {
+func (f *etcdFlags) config() etcd.Config {
 	cfg := f.etcd
-	if f.tls != (discovery.TLSConfig{}) {
+	if f.tls != (etcd.TLSConfig{}) {
 		cfg.TLS = &f.tls
 	}
 	return cfg

@@ -17,6 +17,9 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/lbproxy/lbproxy/discovery"
+	"github.com/lbproxy/lbproxy/discovery/dialect"
+	"github.com/lbproxy/lbproxy/discovery/etcd"
+	"github.com/lbproxy/lbproxy/discovery/registrar"
 	"github.com/lbproxy/lbproxy/internal/portowner"
 	"github.com/lbproxy/lbproxy/internal/terminal"
 )
@@ -100,7 +103,7 @@ func (w *weight) String() string { return strconv.Itoa(int(*w)) }
 func (w *weight) Type() string   { return "int" }
 
 func (w *weight) Set(text string) error {
-	n, err := discovery.ParseWeight(text)
+	n, err := dialect.ParseWeight(text)
 	*w = weight(n)
 	return err
 }
@@ -110,13 +113,13 @@ func (r *registration) run(cmd *cobra.Command, command []string) error {
 		return usageError(errors.New("--ttl, --start-timeout and --drain-wait are times; only the last may be 0"))
 	}
 	log := zap.New(terminal.NewLogCore(cmd.ErrOrStderr(), zap.InfoLevel))
-	client, err := discovery.NewEtcdClient(r.etcd.config(), log)
+	client, err := etcd.NewClient(r.etcd.config(), log)
 	if err != nil {
 		return usageError(err)
 	}
 	defer client.Close()
-	registrar, err := discovery.NewRegistrar(client, r.service, r.instance,
-		discovery.RegistrarOptions{TTL: r.ttl, Log: log})
+	registrar, err := registrar.New(client, r.service, r.instance,
+		registrar.Options{TTL: r.ttl, Log: log})
 	if err != nil {
 		return usageError(err)
 	}
@@ -152,7 +155,7 @@ func isRemote(endpoint string) bool {
 	return !discovery.IsLoopback(strings.TrimRight(host, "/"))
 }
 
-func registerUntilSignal(ctx context.Context, registrar *discovery.Registrar, addr string, log *zap.Logger) error {
+func registerUntilSignal(ctx context.Context, registrar *registrar.Registrar, addr string, log *zap.Logger) error {
 	ctx, stop := signal.NotifyContext(ctx, heeded(syscall.SIGINT)...)
 	defer stop()
 	registrar.Start()
@@ -166,7 +169,7 @@ func registerUntilSignal(ctx context.Context, registrar *discovery.Registrar, ad
 }
 
 // serveWeight serves the registrar's weight until stop is called.
-func serveWeight(address string, registrar *discovery.Registrar, log *zap.Logger) (stop func(), err error) {
+func serveWeight(address string, registrar *registrar.Registrar, log *zap.Logger) (stop func(), err error) {
 	l, err := net.Listen("tcp", address)
 	if err != nil {
 		return nil, fmt.Errorf("--weight-address: %w", portowner.Explain(err, address))

@@ -13,7 +13,7 @@ import (
 
 	"go.uber.org/zap"
 
-	"github.com/lbproxy/lbproxy/discovery"
+	"github.com/lbproxy/lbproxy/discovery/registrar"
 )
 
 const (
@@ -27,7 +27,7 @@ const (
 type supervisor struct {
 	// Immutable:
 	log          *zap.Logger
-	registrar    *discovery.Registrar
+	registrar    *registrar.Registrar
 	addr         string
 	startTimeout time.Duration
 	drainWait    time.Duration

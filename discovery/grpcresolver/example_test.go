@@ -15,7 +15,10 @@ import (
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 
 	"github.com/lbproxy/lbproxy/discovery"
+	"github.com/lbproxy/lbproxy/discovery/etcd"
 	"github.com/lbproxy/lbproxy/discovery/grpcresolver"
+	"github.com/lbproxy/lbproxy/discovery/registrar"
+	"github.com/lbproxy/lbproxy/discovery/registry"
 	"github.com/lbproxy/lbproxy/internal/embedetcd"
 	"github.com/lbproxy/lbproxy/metrics"
 )
@@ -25,12 +28,12 @@ func Example() {
 	etcdAddress, stop := startEtcdWithHello()
 	defer stop()
 
-	etcd, err := discovery.NewEtcdClient(discovery.EtcdConfig{Endpoints: []string{etcdAddress}}, zap.NewNop())
+	client, err := etcd.NewClient(etcd.Config{Endpoints: []string{etcdAddress}}, zap.NewNop())
 	if err != nil {
 		log.Fatal(err)
 	}
-	defer etcd.Close()
-	source := discovery.NewEtcd(etcd, metrics.NewDiscovery(prometheus.NewRegistry()), zap.NewNop())
+	defer client.Close()
+	source := registry.New(client, metrics.NewDiscovery(prometheus.NewRegistry()), zap.NewNop())
 
 	conn, err := grpc.NewClient("etcd:///hello",
 		grpc.WithResolvers(grpcresolver.New(source)),
@@ -60,7 +63,7 @@ func startEtcdWithHello() (etcdAddress string, stop func()) {
 	if err != nil {
 		log.Fatal(err)
 	}
-	client, err := discovery.NewEtcdClient(discovery.EtcdConfig{Endpoints: []string{server.Endpoint()}}, zap.NewNop())
+	client, err := etcd.NewClient(etcd.Config{Endpoints: []string{server.Endpoint()}}, zap.NewNop())
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -73,16 +76,16 @@ func startEtcdWithHello() (etcdAddress string, stop func()) {
 	healthpb.RegisterHealthServer(hello, health.NewServer())
 	go hello.Serve(l) // ends when hello stops
 
-	registrar, err := discovery.NewRegistrar(client, "hello",
-		discovery.Instance{Addr: l.Addr().String(), Weight: discovery.DefaultWeight}, discovery.RegistrarOptions{})
+	registration, err := registrar.New(client, "hello",
+		discovery.Instance{Addr: l.Addr().String(), Weight: discovery.DefaultWeight}, registrar.Options{})
 	if err != nil {
 		log.Fatal(err)
 	}
-	registrar.Start()
-	<-registrar.Registered()
+	registration.Start()
+	<-registration.Registered()
 
 	return server.Endpoint(), func() {
-		if err := registrar.Stop(context.Background()); err != nil {
+		if err := registration.Stop(context.Background()); err != nil {
 			log.Print(err)
 		}
 		hello.Stop()

@@ -25,7 +25,9 @@ import (
 	"google.golang.org/grpc/resolver"
 
 	"github.com/lbproxy/lbproxy/discovery"
+	"github.com/lbproxy/lbproxy/discovery/etcd"
 	"github.com/lbproxy/lbproxy/discovery/grpcresolver"
+	"github.com/lbproxy/lbproxy/discovery/registry"
 	"github.com/lbproxy/lbproxy/internal/etcdtest"
 	"github.com/lbproxy/lbproxy/metrics"
 )
@@ -61,25 +63,25 @@ func startBackend(t *testing.T) *backend {
 	return b
 }
 
-// registry is an etcd in which the tests register by hand.
-type registry struct {
+// A store is an etcd in which the tests register by hand.
+type store struct {
 	t      *testing.T
 	etcd   *clientv3.Client
 	source discovery.Source
 }
 
-func newRegistry(t *testing.T, endpoint string) registry {
+func newStore(t *testing.T, endpoint string) store {
 	t.Helper()
-	client, err := discovery.NewEtcdClient(discovery.EtcdConfig{Endpoints: []string{endpoint}}, zap.NewNop())
+	client, err := etcd.NewClient(etcd.Config{Endpoints: []string{endpoint}}, zap.NewNop())
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { client.Close() })
-	source := discovery.NewEtcd(client, metrics.NewDiscovery(prometheus.NewRegistry()), zap.NewNop())
-	return registry{t, etcdtest.Client(t, endpoint), source}
+	source := registry.New(client, metrics.NewDiscovery(prometheus.NewRegistry()), zap.NewNop())
+	return store{t, etcdtest.Client(t, endpoint), source}
 }
 
-func (r registry) register(key string, weight int) {
+func (r store) register(key string, weight int) {
 	r.t.Helper()
 	value, err := json.Marshal(map[string]any{"weight": weight})
 	if err != nil {
@@ -90,7 +92,7 @@ func (r registry) register(key string, weight int) {
 	}
 }
 
-func (r registry) deregister(key string) {
+func (r store) deregister(key string) {
 	r.t.Helper()
 	if _, err := r.etcd.Delete(r.t.Context(), key); err != nil {
 		r.t.Fatal(err)
@@ -162,7 +164,7 @@ func awaitError(t *testing.T, cc *grpc.ClientConn, what string) {
 }
 
 func TestRoundRobinFollowsTheRegistry(t *testing.T) {
-	r := newRegistry(t, etcdtest.Start(t).Endpoint())
+	r := newStore(t, etcdtest.Start(t).Endpoint())
 	b1, b2, b3 := startBackend(t), startBackend(t), startBackend(t)
 	r.register("/hello/"+b1.addr, 1)
 	r.register("/hello/1.0.0/"+b2.addr, 10)
@@ -180,7 +182,7 @@ func TestRoundRobinFollowsTheRegistry(t *testing.T) {
 }
 
 func TestWeightChangeKeepsTheConnection(t *testing.T) {
-	r := newRegistry(t, etcdtest.Start(t).Endpoint())
+	r := newStore(t, etcdtest.Start(t).Endpoint())
 	b1, b2 := startBackend(t), startBackend(t)
 	r.register("/hello/"+b1.addr, 1)
 	cc := dial(t, "etcd:///hello", grpcresolver.New(r.source), grpc.WithDefaultServiceConfig(roundRobin))
@@ -194,7 +196,7 @@ func TestWeightChangeKeepsTheConnection(t *testing.T) {
 }
 
 func TestEmptyServiceIsAnErrorWithItsName(t *testing.T) {
-	r := newRegistry(t, etcdtest.Start(t).Endpoint())
+	r := newStore(t, etcdtest.Start(t).Endpoint())
 	b := startBackend(t)
 	for _, policy := range []string{"pick_first", "round_robin", "weighted_round_robin", "least_request_experimental"} {
 		t.Run(policy, func(t *testing.T) {
@@ -214,7 +216,7 @@ func TestEmptyServiceIsAnErrorWithItsName(t *testing.T) {
 }
 
 func TestWaitingCallsGoOnceThereIsAnInstance(t *testing.T) {
-	r := newRegistry(t, etcdtest.Start(t).Endpoint())
+	r := newStore(t, etcdtest.Start(t).Endpoint())
 	b := startBackend(t)
 	cc := dial(t, "etcd:///hello", grpcresolver.New(r.source), grpc.WithDefaultServiceConfig(roundRobin))
 	awaitError(t, cc, `service "hello"`)
@@ -230,7 +232,7 @@ func TestWaitingCallsGoOnceThereIsAnInstance(t *testing.T) {
 }
 
 func TestClientsOfSeveralServicesAndVersions(t *testing.T) {
-	r := newRegistry(t, etcdtest.Start(t).Endpoint())
+	r := newStore(t, etcdtest.Start(t).Endpoint())
 	b1, b2, b3 := startBackend(t), startBackend(t), startBackend(t)
 	r.register("/hello/1.0.0/"+b1.addr, 1)
 	r.register("/hello/2.0.0/"+b2.addr, 1)
@@ -267,7 +269,7 @@ func TestBadTarget(t *testing.T) {
 
 func TestEtcdGoneKeepsWhatWorks(t *testing.T) {
 	server := etcdtest.Start(t)
-	r := newRegistry(t, server.Endpoint())
+	r := newStore(t, server.Endpoint())
 	b1, b2 := startBackend(t), startBackend(t)
 	r.register("/hello/"+b1.addr, 1)
 	cc := dial(t, "etcd:///hello", grpcresolver.NewImpatient(r.source, time.Millisecond),
@@ -288,7 +290,7 @@ func TestEtcdGoneKeepsWhatWorks(t *testing.T) {
 
 func TestEtcdNotThereYet(t *testing.T) {
 	server := etcdtest.Start(t)
-	r := newRegistry(t, server.Endpoint())
+	r := newStore(t, server.Endpoint())
 	b := startBackend(t)
 	r.register("/hello/"+b.addr, 1)
 	server.Stop()

@@ -9,15 +9,15 @@ import (
 
 	"github.com/lbproxy/lbproxy/configs"
 	"github.com/lbproxy/lbproxy/discovery"
+	"github.com/lbproxy/lbproxy/discovery/etcd"
 	"github.com/lbproxy/lbproxy/discovery/file"
+	"github.com/lbproxy/lbproxy/discovery/registry"
 	"github.com/lbproxy/lbproxy/metrics"
 )
 
-// source is a discovery.Source with a beginning and an end.
+// source is where instances come from, for as long as the process lives.
 type source interface {
-	discovery.Source
-	// Probe reports why the registry cannot be read.
-	Probe(context.Context) error
+	discovery.Prober
 	Close()
 }
 
@@ -25,20 +25,20 @@ func newSource(cfg *configs.Config, m *metrics.Discovery, log *zap.Logger) (sour
 	if path := cfg.Discovery.File.Path; path != "" {
 		return file.New(path, m, log), nil
 	}
-	client, err := discovery.NewEtcdClient(cfg.Discovery.Etcd.DiscoveryConfig(), log)
+	client, err := etcd.NewClient(cfg.Discovery.Etcd.DiscoveryConfig(), log)
 	if err != nil {
 		return nil, err
 	}
-	return etcdSource{discovery.NewEtcd(client, m, log), client}, nil
+	return registrySource{registry.New(client, m, log), client}, nil
 }
 
-// etcdSource owns its client.
-type etcdSource struct {
-	*discovery.Etcd
-	client *discovery.EtcdClient
+// registrySource owns its client.
+type registrySource struct {
+	*registry.Source
+	client *etcd.Client
 }
 
-func (s etcdSource) Close() { s.client.Close() }
+func (s registrySource) Close() { s.client.Close() }
 
 const probeInterval = 500 * time.Millisecond
 

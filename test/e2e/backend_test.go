@@ -16,6 +16,8 @@ import (
 	hello "google.golang.org/grpc/examples/helloworld/helloworld"
 
 	"github.com/lbproxy/lbproxy/discovery"
+	"github.com/lbproxy/lbproxy/discovery/etcd"
+	"github.com/lbproxy/lbproxy/discovery/registrar"
 	"github.com/lbproxy/lbproxy/internal/etcdtest"
 )
 
@@ -113,9 +115,9 @@ func (b *backend) converse(_ any, stream grpc.ServerStream) error {
 // instance is a backend and its registration.
 type instance struct {
 	*backend
-	*discovery.Registrar
+	*registrar.Registrar
 	t      testing.TB
-	client *discovery.EtcdClient // the registration's own
+	client *etcd.Client // the registration's own
 }
 
 // startInstance starts a backend and registers it.
@@ -132,9 +134,9 @@ func (w *world) register(b *backend, service, version string, weight int) *insta
 	return in
 }
 
-func (w *world) startRegistrar(client *discovery.EtcdClient, service string, in discovery.Instance) *discovery.Registrar {
+func (w *world) startRegistrar(client *etcd.Client, service string, in discovery.Instance) *registrar.Registrar {
 	w.t.Helper()
-	r, err := discovery.NewRegistrar(client, service, in, discovery.RegistrarOptions{
+	r, err := registrar.New(client, service, in, registrar.Options{
 		TTL: w.ttl, Log: zaptest.NewLogger(w.t, zaptest.Level(zap.ErrorLevel)),
 	})
 	if err != nil {

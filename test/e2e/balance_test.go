@@ -8,8 +8,8 @@ import (
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
 
-	"github.com/lbproxy/lbproxy/discovery"
 	"github.com/lbproxy/lbproxy/discovery/grpcresolver"
+	"github.com/lbproxy/lbproxy/discovery/registry"
 	"github.com/lbproxy/lbproxy/metrics"
 )
 
@@ -35,7 +35,7 @@ func TestFiveServersTakeTurnsByTheResolver(t *testing.T) {
 	for _, weight := range []int{1, 1, 1, 1, 10} {
 		want[w.startInstance("hello", "1.0.0", weight).addr] = 20
 	}
-	source := discovery.NewEtcd(w.client, metrics.NewDiscovery(prometheus.NewRegistry()), zap.NewNop())
+	source := registry.New(w.client, metrics.NewDiscovery(prometheus.NewRegistry()), zap.NewNop())
 	cc := dial(t, "etcd:///hello", grpc.WithResolvers(grpcresolver.New(source)),
 		grpc.WithDefaultServiceConfig(`{"loadBalancingConfig":[{"round_robin":{}}]}`))
 	await(t, "answer from all five", func() bool { return len(greet(t, cc, 5)) == 5 })

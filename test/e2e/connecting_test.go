@@ -19,6 +19,8 @@ import (
 
 	"github.com/lbproxy/lbproxy/configs"
 	"github.com/lbproxy/lbproxy/discovery"
+	"github.com/lbproxy/lbproxy/discovery/etcd"
+	"github.com/lbproxy/lbproxy/discovery/registrar"
 	"github.com/lbproxy/lbproxy/proxy"
 )
 
@@ -166,14 +168,14 @@ func TestRenewedRegistrationRenewsConnections(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
 		name string
-		end  func(*testing.T, *discovery.Registrar, *discovery.EtcdClient)
+		end  func(*testing.T, *registrar.Registrar, *etcd.Client)
 	}{
-		{"after the earlier one has ended", func(t *testing.T, r *discovery.Registrar, _ *discovery.EtcdClient) {
+		{"after the earlier one has ended", func(t *testing.T, r *registrar.Registrar, _ *etcd.Client) {
 			if err := r.Stop(within(t)); err != nil {
 				t.Fatal(err)
 			}
 		}},
-		{"in the place of the earlier one", func(_ *testing.T, _ *discovery.Registrar, c *discovery.EtcdClient) { c.Close() }},
+		{"in the place of the earlier one", func(_ *testing.T, _ *registrar.Registrar, c *etcd.Client) { c.Close() }},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			onEveryEngine(t, func(t *testing.T, w *world) {

@@ -25,7 +25,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 
 	"github.com/lbproxy/lbproxy/configs"
-	"github.com/lbproxy/lbproxy/discovery"
+	"github.com/lbproxy/lbproxy/discovery/etcd"
 	"github.com/lbproxy/lbproxy/internal/app"
 	"github.com/lbproxy/lbproxy/internal/embedetcd"
 	"github.com/lbproxy/lbproxy/picker"
@@ -79,7 +79,7 @@ type world struct {
 	engine engine
 	etcd   string // host:port
 	root   string
-	client *discovery.EtcdClient
+	client *etcd.Client
 	ttl    time.Duration // of registrations: how long they last without their registrar
 }
 
@@ -124,9 +124,9 @@ func (w *world) on(etcd string) {
 	w.client = w.newClient()
 }
 
-func (w *world) newClient() *discovery.EtcdClient {
+func (w *world) newClient() *etcd.Client {
 	w.t.Helper()
-	c, err := discovery.NewEtcdClient(discovery.EtcdConfig{
+	c, err := etcd.NewClient(etcd.Config{
 		Endpoints: []string{w.etcd}, Root: w.root, DialTimeout: time.Second,
 	}, zap.NewNop())
 	if err != nil {

@@ -1,0 +1,222 @@
+// Package etcd decides how what stands in etcd below a prefix is followed, and how etcd is reached: through one
+// connection to one of its members, over which all prefixes are watched on one stream. See docs/adr/0004-following-etcd.md.
+//
+// It knows keys and revisions. What the values mean it leaves to the [Handler]s, such as package registry's.
+package etcd
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	"go.uber.org/zap"
+
+	"github.com/lbproxy/lbproxy/internal/backoff"
+	"github.com/lbproxy/lbproxy/metrics"
+)
+
+const (
+	retryFirst = 100 * time.Millisecond
+	retryMax   = 5 * time.Second
+
+	// After each commit there is a rest of a multiple of what it took, so that a storm of events, as when leases expire by
+	// the thousand, leaves time for calls.
+	restFactor = 9
+	restMax    = 100 * time.Millisecond
+)
+
+// Follow tells the handler what stands below prefix: it lists the keys at one revision and watches them from there. When
+// the watch is lost, another goes on where it was; they are listed again where that cannot be. It retries for ever, and
+// returns context.Cause(ctx) once ctx is done.
+func (m *Mux) Follow(ctx context.Context, prefix string, handler Handler) error {
+	f := &follower{
+		mux: m, prefix: prefix, handler: handler, log: m.log.With(zap.String("prefix", prefix)),
+		known: known{}, wake: stoppedTimer(), quiet: stoppedTimer(), audits: stoppedTimer(),
+		retry: backoff.New(retryFirst, retryMax),
+	}
+	return f.run(ctx)
+}
+
+// A follower is the state of one Follow.
+type follower struct {
+	// Immutable:
+	mux     *Mux
+	prefix  string
+	handler Handler
+	log     *zap.Logger
+
+	// Owned by run:
+	known    known              // what the handler has been told
+	revision int64              // of that
+	header   *pb.ResponseHeader // of etcd's, the latest that has been compared with what is known
+	listing  *listing           // what is to be listed before the next watch; nil if nothing is
+	unsure   bool               // a watch was lost, and etcd has not been asked since whether it is where it was
+	asOf     time.Time          // when what is known was last known to change, or the watch to be lost
+	verified int64              // a revision at which etcd held just what is still known; 0 for none
+	behind   time.Time          // since when etcd has news that the watch has not told; zero if it has none
+
+	uncommitted bool        // the handler has been told something since its last commit
+	rested      time.Time   // when the next commit may be
+	wake        *time.Timer // for a commit that is due later
+	quiet       *time.Timer // for a watch that has told nothing for some time
+	audits      *time.Timer
+
+	asking  bool              // etcd has been asked something and has not answered yet
+	answers chan func() error // what is to be done with its answer; of the present watch
+	askers  sync.WaitGroup
+
+	retry *backoff.Backoff
+	alive bool // the last watch was
+}
+
+func stoppedTimer() *time.Timer {
+	t := time.NewTimer(time.Hour)
+	t.Stop()
+	return t
+}
+
+func (f *follower) run(ctx context.Context) error {
+	f.relist(metrics.DiscoveryStart, 0)
+	f.audits.Reset(f.auditAfter())
+	defer func() {
+		for _, t := range []*time.Timer{f.wake, f.quiet, f.audits} {
+			t.Stop()
+		}
+	}()
+	for {
+		err := f.list(ctx)
+		if err == nil {
+			err = f.watch(ctx)
+		}
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		f.planRecovery(err)
+		f.unsure = true
+		f.handler.Lost(err)
+		if err := f.pause(ctx, err); err != nil {
+			return err
+		}
+	}
+}
+
+// planRecovery decides whether after err the keys have to be listed again, or can be watched on.
+func (f *follower) planRecovery(err error) {
+	cause := f.causeOf(err)
+	switch cause {
+	case metrics.DiscoveryCompaction, metrics.DiscoveryAudit, metrics.DiscoveryRestored:
+		// Others have the same reason at the same time.
+		f.relist(cause, time.Duration(rand.Int64N(int64(f.mux.Limits.Spread))))
+		f.listing.otherHistory = cause == metrics.DiscoveryRestored
+	case metrics.DiscoverySilence:
+		if !f.alive {
+			// Where no watch tells anything at all, the news has to come by another way.
+			f.relist(cause, 0)
+			return
+		}
+		f.mux.metrics.Resumed(cause)
+	case metrics.DiscoveryWatchError:
+		f.mux.metrics.Resumed(cause)
+	}
+}
+
+func (f *follower) causeOf(err error) metrics.DiscoveryCause {
+	switch {
+	case f.listing != nil:
+		return metrics.DiscoveryListError
+	case errors.Is(err, rpctypes.ErrCompacted):
+		return metrics.DiscoveryCompaction
+	case errors.Is(err, errSilent):
+		return metrics.DiscoverySilence
+	case errors.Is(err, errDiverged):
+		return metrics.DiscoveryAudit
+	case errors.Is(err, errRestored):
+		return metrics.DiscoveryRestored
+	default:
+		return metrics.DiscoveryWatchError
+	}
+}
+
+// pause waits before the next attempt: not at all after a watch that was alive, and where there was no connection, no
+// longer than until there is one.
+func (f *follower) pause(ctx context.Context, err error) error {
+	if f.alive {
+		f.alive = false
+		f.retry.Reset()
+		return nil
+	}
+	wait := f.retry.Next()
+	if _, ok := errors.AsType[*noConnectionError](err); ok {
+		f.mux.client.awaitConnection(ctx, wait)
+	} else {
+		sleep(ctx, wait)
+	}
+	return context.Cause(ctx)
+}
+
+func sleep(ctx context.Context, d time.Duration) {
+	select {
+	case <-time.After(d):
+	case <-ctx.Done():
+	}
+}
+
+// relist plans a new list of the keys, after a time.
+func (f *follower) relist(cause metrics.DiscoveryCause, after time.Duration) {
+	f.listing = &listing{prefix: f.prefix, cause: cause, due: time.Now().Add(after)}
+}
+
+// list lists the keys where that is to be done, or goes on with it.
+func (f *follower) list(ctx context.Context) error {
+	l := f.listing
+	if l == nil {
+		return nil
+	}
+	sleep(ctx, time.Until(l.due))
+	f.mux.metrics.Relisted(l.cause)
+	if err := f.mux.list(ctx, l); err != nil {
+		l.cause = metrics.DiscoveryListError
+		return err
+	}
+	if l.otherHistory {
+		f.known.replace(nil, f.handler.Put, f.handler.Delete) // the revisions are of something else
+	}
+	f.known.replace(l.kvs, f.handler.Put, f.handler.Delete)
+	// Set even if it is lower: then etcd was restored from a backup.
+	f.revision, f.header = l.revision, l.header
+	f.listing, f.unsure, f.verified, f.behind = nil, false, 0, time.Time{}
+	f.asOf = time.Now()
+	f.confirm(f.asOf)
+	f.commit()
+	return nil
+}
+
+// confirm says that etcd has confirmed at a time what is known.
+func (f *follower) confirm(at time.Time) { f.handler.Confirmed(max(f.revision, f.verified), at) }
+
+// commit makes what the handler has been told a state.
+func (f *follower) commit() {
+	start := time.Now()
+	again := f.handler.Commit(f.revision)
+	end := time.Now()
+	f.uncommitted = false
+	f.rested = end.Add(min(restFactor*end.Sub(start), restMax))
+	f.wake.Stop()
+	if !again.IsZero() {
+		f.wake.Reset(again.Sub(end))
+	}
+}
+
+// flush commits what was still to be committed when the watch ended. Without a watch the handler does not come again
+// by itself.
+func (f *follower) flush() {
+	f.wake.Stop()
+	if f.uncommitted {
+		f.commit()
+		f.wake.Stop()
+	}
+}

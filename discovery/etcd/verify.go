@@ -1,0 +1,190 @@
+package etcd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"time"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	"go.uber.org/zap"
+)
+
+var (
+	// errDiverged is why a watch is given up that has told something else than what stands in etcd.
+	errDiverged = errors.New("audit found the watched state different from the registry")
+	// errRestored is why what is known of etcd's history is given up.
+	errRestored = errors.New("etcd is not where it was: it seems to have been restored from a backup")
+)
+
+// verify asks etcd itself whether what is known is right, because the watch is new or has told nothing for some time, not
+// even its progress. A quiet watch is given up only when etcd has had news for some time that it has not told: while
+// etcd is overloaded, and behind some proxies always, watches are well and there is no progress to be heard of.
+func (f *follower) verify(ctx context.Context, s *watchStream, began time.Time) {
+	f.quiet.Reset(f.mux.quietFor(s))
+	since, revision := f.asOf, f.revision
+	asked := f.ask(func() func() error {
+		g, err := f.mux.glance(ctx, since)
+		return func() error {
+			switch told := f.asOf.After(since) && !f.unsure; { // by the watch, meanwhile
+			case ctx.Err() != nil:
+				return context.Cause(ctx)
+			case err != nil:
+				if !told {
+					f.unverified(err)
+				}
+				return nil
+			case f.restored(g.header, revision):
+				return errRestored
+			case !told:
+				f.glanced(ctx, s, began, g)
+			}
+			return nil
+		}
+	})
+	if !asked {
+		f.quiet.Reset(f.mux.Limits.Answer)
+	}
+}
+
+// glanced draws the conclusions from where etcd is.
+func (f *follower) glanced(ctx context.Context, s *watchStream, began time.Time, g *glance) {
+	f.unsure = false
+	if s.mute() {
+		f.mux.setMute(true)
+	}
+	switch {
+	case g.header.Revision <= max(f.revision, f.verified):
+		f.mux.delivers()
+		f.confirm(g.at)
+	case time.Since(began) < f.mux.Limits.silence():
+		// It has yet to tell what has happened meanwhile.
+		f.auditSoon()
+	default:
+		f.compare(ctx, s, g.header)
+	}
+}
+
+// ask starts read, which asks etcd something beside the watch, whose news must not wait for the answer. What read returns
+// is called with the answer by the follower's own goroutine. It is false while another question is open.
+func (f *follower) ask(read func() (then func() error)) bool {
+	if f.asking {
+		return false
+	}
+	f.asking = true
+	f.askers.Go(func() { f.answers <- read() }) // ends with the watch, which has room for one answer
+	return true
+}
+
+// unverified notes that etcd could not be asked. It is asked again soon, perhaps another member.
+func (f *follower) unverified(err error) {
+	f.asOf = time.Now()
+	f.quiet.Reset(vary(f.mux.Limits.Answer))
+	f.handler.Lost(err)
+}
+
+// compare reads what the keys come to now. Header is etcd's from before.
+func (f *follower) compare(ctx context.Context, s *watchStream, header *pb.ResponseHeader) {
+	at := time.Now()
+	f.ask(func() func() error {
+		now, err := f.mux.digest(ctx, f.prefix, 0)
+		return func() error {
+			switch {
+			case ctx.Err() != nil:
+				return context.Cause(ctx)
+			case f.asOf.After(at): // the watch has told something meanwhile
+			case err != nil:
+				f.unverified(err)
+			case now == f.known.digest():
+				f.behind, f.verified = time.Time{}, header.Revision
+				f.mux.delivers()
+				f.confirm(at)
+			case f.behind.IsZero():
+				f.behind = at
+				f.quiet.Reset(f.mux.grace())
+			case at.Sub(f.behind) >= f.mux.grace():
+				f.mux.fail(s)
+				return errSilent
+			}
+			return nil
+		}
+	})
+}
+
+// restored says that h, which is from after all that was known at revision, cannot be of the same history. It was
+// read from a majority of the members: what it tells does not lag behind what any of them has told before.
+func (f *follower) restored(h *pb.ResponseHeader, revision int64) bool {
+	before := f.header
+	f.header = h
+	return h.ClusterId != before.ClusterId || h.RaftTerm < before.RaftTerm || h.Revision < revision
+}
+
+// audit compares what is known with etcd at the known revision, so that neither is ahead.
+func (f *follower) audit(ctx context.Context) {
+	f.audits.Reset(f.auditAfter())
+	revision, known := f.revision, f.known.digest()
+	asked := f.ask(func() func() error {
+		then, err := f.mux.digest(ctx, f.prefix, revision)
+		return func() error { return f.audited(revision, known, then, err) }
+	})
+	if !asked {
+		f.audits.Reset(f.mux.Limits.Answer)
+		return
+	}
+	f.mux.metrics.Audited()
+}
+
+func (f *follower) audited(revision int64, known, then digest, err error) error {
+	switch {
+	case errors.Is(err, rpctypes.ErrFutureRev):
+		return errRestored
+	case err != nil:
+		// Compacted, or etcd is busy: whether the watch is well is for verify to say.
+		f.log.Debug("audit could not read the registry", zap.Int64("revision", revision), zap.Error(err))
+		return nil
+	case then == known:
+		return nil
+	}
+	f.mux.metrics.Diverged()
+	return fmt.Errorf("%w at revision %d: %d entries, the newest of revision %d, instead of %d and %d",
+		errDiverged, revision, known.count, known.newest, then.count, then.newest)
+}
+
+// auditAfter varies, so that what started together is not audited together.
+func (f *follower) auditAfter() time.Duration { return vary(f.mux.Limits.Audit) }
+
+// auditSoon brings the audit forward to within a minute or so, for each prefix and each process at a time of its own.
+func (f *follower) auditSoon() {
+	f.audits.Reset(time.Duration(rand.Int64N(int64(f.mux.Limits.ResumedAudit))))
+}
+
+// vary keeps processes that do something in the same intervals from doing it at the same time.
+func vary(d time.Duration) time.Duration {
+	return time.Duration(float64(d) * (0.8 + 0.4*rand.Float64()))
+}
+
+// quietFor is how long a watch may be quiet before etcd is asked. A stream that never tells its progress is no worse
+// than others, and every one of its watches would ask.
+func (m *Mux) quietFor(s *watchStream) time.Duration {
+	if s.mute() {
+		return s.every
+	}
+	return m.Limits.silence()
+}
+
+// grace is how long etcd may have news that a watch does not tell. It doubles with each stream that was given up for
+// it, because that helps nothing where etcd is overloaded.
+func (m *Mux) grace() time.Duration {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.Limits.Answer << min(m.failed, 4)
+}
+
+// delivers notes that what has happened is told.
+func (m *Mux) delivers() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.failed = 0
+}

@@ -1,9 +1,0 @@
-package discovery_test
-
-import (
-	"testing"
-
-	"github.com/lbproxy/lbproxy/internal/etcdtest"
-)
-
-func TestMain(m *testing.M) { etcdtest.Main(m) }
