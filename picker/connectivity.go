@@ -27,33 +27,33 @@ func (s State) String() string {
 // before Dial returns.
 type Dial func(*Endpoint) Conn
 
-// A Conn is an engine's connection to one endpoint, or several of them. It connects on its own, again and
-// again, and tells the endpoint by SetState how it stands. None of its methods may block.
+// A Conn is an engine's connection to one endpoint, or several of them. It connects on its own, as often as
+// needed, and reports its state by SetState. None of its methods may block.
 type Conn interface {
-	// Renew says that the instance has been registered anew, so that another process may be behind its address.
-	// Whatever kept a connection from being made may be over: it is tried again at once. One that there is may
-	// lead nowhere: calls go to a new one as soon as there is one, and the old one ends with its last call.
+	// Renew says that the instance has been registered anew, so another process may be behind its address.
+	// Whatever kept a connection from being made may be over, so it is tried again at once. An existing one may
+	// lead nowhere, so calls go to a new one as soon as there is one, and the old one ends with its last call.
 	Renew()
 	// Close is called once, when the endpoint has left its service and its last call has ended.
 	Close()
 }
 
-// connectivity is what the engine has told of its connection to an endpoint.
+// connectivity is what the engine has reported of its connection to an endpoint.
 type connectivity struct {
 	state State
 	since time.Time // when state became what it is
 	log   stateLog
 }
 
-// failure is why an endpoint was not, or not as it should be, connected.
+// failure is why a connection to an endpoint could not be made, or was lost.
 type failure struct {
 	err   error
 	state State // of the endpoint then
 	at    time.Time
 }
 
-// SetState is how the engine tells what became of its connection. Cause says why it failed; one that is ready may have
-// failed to get a new connection in the old one's place.
+// SetState is how the engine reports the state of its connection. Cause says why it failed; an endpoint that is ready
+// may have failed to get one more connection, or a new one in the old one's place.
 func (e *Endpoint) SetState(state State, cause error) {
 	e.pool.change(func() bool {
 		before := e.eligibility()
@@ -77,7 +77,7 @@ func (e *Endpoint) setState(state State, cause error, now time.Time) {
 		e.metrics.SetReady(state == Ready)
 	}
 	// The connection of one that leaves is expected to end.
-	if (changed || cause != nil) && !e.leaving && c.log.told(state, cause, readyFor, now) {
+	if (changed || cause != nil) && !e.leaving && c.log.worth(state, cause, readyFor, now) {
 		e.logState(cause)
 	}
 }

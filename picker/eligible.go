@@ -5,12 +5,12 @@ type reason uint8
 
 const (
 	eligible    reason = iota // it gets them
-	leaving                   // it is not registered any more
+	leaving                   // it is no longer registered
 	drained                   // its weight is 0
 	unconnected               // the engine has no connection to it
 )
 
-// eligibility judges, by all that is known of an endpoint, whether it may be picked.
+// eligibility is the one judgement, from all the facts of an endpoint, of whether it may be picked.
 func (e *Endpoint) eligibility() reason {
 	switch {
 	case e.leaving:
@@ -23,13 +23,13 @@ func (e *Endpoint) eligibility() reason {
 	return eligible
 }
 
-// roster is members by their eligibility, in the order of their addresses.
+// roster is the members of a subset by their eligibility, each list sorted by address.
 type roster struct {
 	candidates           []Candidate // with the weights that they are registered with
 	unconnected, drained []*Endpoint
 }
 
-// newRoster has room for as many candidates as are expected.
+// newRoster returns an empty roster with room for as many candidates as are expected.
 func newRoster(expected int) *roster { return &roster{candidates: make([]Candidate, 0, expected)} }
 
 func (r *roster) add(e *Endpoint, why reason) {

@@ -22,11 +22,11 @@ type Endpoint struct {
 	calls   atomic.Uint64
 	failure atomic.Pointer[failure] // the last; nil if there was none. SetState stores it
 
-	// Protected by pool.mu, but that whoever has picked the endpoint may read conn:
-	conn         Conn // nil until it is dialled, and never again
+	// Protected by pool.mu; whoever has picked the endpoint may read conn without:
+	conn         Conn // nil until it is dialled, and set once
 	instance     discovery.Instance
 	newest       int64 // when the newest registration began that the connection is for
-	leaving      bool  // not a member any more, but calls still run
+	leaving      bool  // no longer a member, while calls still run
 	connectivity connectivity
 }
 
@@ -67,13 +67,13 @@ func (e *Endpoint) Return() {
 	e.release(call)
 }
 
-// CallQueued says that a call waits for a stream on a connection to the endpoint, until CallUnqueued.
+// CallQueued counts a call that waits for a stream on a connection to the endpoint, until CallUnqueued.
 func (e *Endpoint) CallQueued() { e.metrics.CallQueued() }
 
 // CallUnqueued takes back a CallQueued.
 func (e *Endpoint) CallUnqueued() { e.metrics.CallUnqueued() }
 
-// reregister takes over what is registered now, and says whether that changes what can be picked.
+// reregister applies what is registered now, and reports whether that changes what can be picked.
 func (e *Endpoint) reregister(in discovery.Instance) (changed bool) {
 	if e.registeredAnew(in) {
 		e.newest = in.Registered
@@ -85,8 +85,8 @@ func (e *Endpoint) reregister(in discovery.Instance) (changed bool) {
 	return changed
 }
 
-// registeredAnew says whether in is another registration than those that the endpoint is connected for. Of several keys
-// of one address any may be the one that counts, in turns; only one that has begun since is another.
+// registeredAnew reports whether in is another registration than those that the endpoint is connected for. Of several
+// keys of one address, now one may count and now another; only one that began later is another registration.
 func (e *Endpoint) registeredAnew(in discovery.Instance) bool {
 	if in.Key == e.instance.Key {
 		return in.Registered != e.instance.Registered

@@ -6,21 +6,21 @@ import (
 	"sync/atomic"
 )
 
-// outage is a subset of which no endpoint is ready.
+// outage is why a subset has no endpoint that is ready.
 type outage struct {
 	unconnected []*Endpoint
 	failures    *atomic.Uint64 // of the pool
 	last        atomic.Pointer[lastErrors]
 }
 
-// lastErrors is what LastErrors has found.
+// lastErrors is what LastErrors found.
 type lastErrors struct {
-	failures uint64 // of the pool, before
+	failures uint64 // of the pool, when it looked
 	text     string
 }
 
-// LastErrors says, when no endpoint is ready, for the one that failed last why, and for the one that lost its connection
-// last and has not failed yet. It is empty if there is nothing to say.
+// LastErrors says, when no endpoint is ready, for the one that failed last why, and for the one that lost its
+// connection last and has not failed yet. It is empty if there is nothing to say.
 func (g *Generation) LastErrors(subset string) string {
 	o := g.subset(subset).outage
 	if o == nil {

@@ -1,8 +1,8 @@
 // Package picker decides which endpoint gets the next call.
 //
-// A [Pool] holds a service's endpoints: it reconciles them with the snapshots that discovery publishes, keeps
-// what is known of each [Endpoint] across them, and offers the connected ones as one immutable [Generation].
-// How a generation's endpoints take turns is its policy's business; policies are pure.
+// A [Pool] holds a service's endpoints: it reconciles them with the snapshots that discovery publishes, keeps what is
+// known of each [Endpoint] across them, and offers the eligible ones as one immutable [Generation]. A generation is
+// made in stages: eligible, subset, policy. How endpoints take turns is the policy's business; policies are pure.
 //
 // It leaves to others which service a call is for and what to do when nothing can be picked (package proxy),
 // and how an endpoint is connected to and used (the engines).
@@ -39,16 +39,16 @@ func ValidatePolicy(name string) error {
 type Info struct {
 	// Subset is the version that the choice is limited to; empty, it is not.
 	Subset string
-	// Tried is the endpoints that have had the call. As long as there are others, one of those is picked; then the
-	// call begins anew, and Tried is cleared.
+	// Tried lists the endpoints where the call has failed. None of them is picked while there are others; when there
+	// are none, the list is cleared and any may be picked again.
 	Tried []*Endpoint
 }
 
-// picker chooses among a fixed set of endpoints one that has not been tried; nil if none is left. It is called by many
+// picker chooses one of a fixed set of endpoints that the call has not tried; nil if none is left. It is called by many
 // goroutines at once and neither locks, blocks nor allocates.
 type picker interface{ pick(*Info) *Endpoint }
 
-// Candidate is an endpoint that may be picked, and the weight that it has now.
+// A Candidate is an endpoint that may be picked, and its effective weight, which is positive.
 type Candidate struct {
 	*Endpoint
 	Weight int

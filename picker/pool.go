@@ -63,7 +63,7 @@ func (p *Pool) Pick(info *Info) (*Endpoint, *Generation) {
 		if e := g.pick(info); e == nil || e.acquire() {
 			return e, g
 		}
-		// It has closed, and so another generation has taken the place of g: see generate.
+		// It has closed, so another generation has replaced g: see generate.
 	}
 }
 
@@ -79,8 +79,8 @@ func (p *Pool) SetPolicy(name string) {
 	})
 }
 
-// Update makes the pool's members those of the snapshot. Endpoints that stay keep their connection and calls;
-// one that comes back while calls of its still run has never been away. It must not be called while it runs.
+// Update makes the pool's members those of the snapshot. Endpoints that stay keep their connection and calls, and so
+// does one that comes back while some of its calls still run. It must not be called again before it returns.
 func (p *Pool) Update(s discovery.Snapshot) {
 	var joined []*Endpoint
 	p.change(func() (picks bool) {
@@ -96,8 +96,8 @@ func (p *Pool) Update(s discovery.Snapshot) {
 	}
 }
 
-// reconcile makes the pool's members those of a snapshot, and says whether that changes what can be picked. It takes one
-// walk along the last snapshot and this one, as both are sorted, and looks at no endpoint that stays as it is.
+// reconcile makes the pool's members those of a snapshot, and reports whether that changes what can be picked. It
+// merges the last snapshot and this one, both sorted, and looks at no endpoint that stays as it is.
 func (p *Pool) reconcile(instances []discovery.Instance) (joined []*Endpoint, changed bool) {
 	before, was := p.order, p.instances
 	var gone []*Endpoint
@@ -132,7 +132,7 @@ func (p *Pool) reconcile(instances []discovery.Instance) (joined []*Endpoint, ch
 	return joined, changed || len(gone) > 0
 }
 
-// revive makes an endpoint a member again that has not closed since it left; nil if there is none.
+// revive makes an endpoint a member again if it has not closed since it left; nil if there is none.
 func (p *Pool) revive(in discovery.Instance) *Endpoint {
 	e := p.endpoints[in.Addr]
 	if e == nil {
@@ -149,8 +149,11 @@ func (p *Pool) revive(in discovery.Instance) *Endpoint {
 
 func (p *Pool) join(in discovery.Instance, count *refs) *Endpoint {
 	e := &Endpoint{
-		pool: p, addr: in.Addr, refs: count, instance: in, newest: in.Registered, connectivity: connectivity{since: time.Now()},
-		metrics: p.metrics.Join(p.service, in.Addr),
+		pool: p, addr: in.Addr, refs: count,
+		metrics:      p.metrics.Join(p.service, in.Addr),
+		instance:     in,
+		newest:       in.Registered,
+		connectivity: connectivity{since: time.Now()},
 	}
 	e.refs.add(member)
 	e.metrics.SetWeight(in.Weight)
@@ -167,7 +170,7 @@ func (p *Pool) connect(e *Endpoint) {
 	})
 }
 
-// forget takes an endpoint out of the books, once.
+// forget removes an endpoint and its series. Another that has joined under its address stays.
 func (p *Pool) forget(e *Endpoint) {
 	if p.endpoints[e.addr] == e {
 		delete(p.endpoints, e.addr)
@@ -175,8 +178,7 @@ func (p *Pool) forget(e *Endpoint) {
 	}
 }
 
-// close ends an endpoint that nobody can use any more. It is called at the end of a call, and so must not wait
-// for mu itself.
+// close ends an endpoint that nobody can use any more. It is called at the end of a call, so it must not wait for mu.
 func (p *Pool) close(e *Endpoint) {
 	go func() { // ends when the connection has closed; Close waits for it
 		defer p.open.Done()
@@ -210,7 +212,7 @@ func (p *Pool) change(apply func() bool) {
 	p.generate()
 }
 
-// A generation costs time in proportion to its endpoints. Ten thousand that get ready one after the other must
+// A generation costs time in proportion to its endpoints. Ten thousand that become ready one after the other must
 // not make ten thousand generations of ten thousand each.
 const (
 	generationStep  = 1000
@@ -224,8 +226,9 @@ func (p *Pool) catchUp() {
 	p.generate()
 }
 
-// generate makes the next generation and wakes the calls that wait for it. What has left closes from here on with its
-// last call: a call that picks an endpoint and finds it closed knows that there is another generation.
+// generate makes the next generation and wakes the calls that wait for it. Only now do endpoints that have left lose
+// their membership and close with their last call, so whoever finds a picked endpoint closed knows that there is
+// another generation.
 func (p *Pool) generate() {
 	old := p.current.Load()
 	p.current.Store(p.generation(old))

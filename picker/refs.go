@@ -2,8 +2,8 @@ package picker
 
 import "sync/atomic"
 
-// refs counts what keeps an endpoint open: its running calls, and its being a member of its pool. When nothing
-// does, the count closes for good, and whoever brought it there closes the endpoint.
+// refs counts what keeps an endpoint open: its running calls, and its membership of the pool. At zero the count
+// closes for good, and whoever brought it there closes the endpoint.
 type refs struct{ n atomic.Int64 }
 
 const (
@@ -21,7 +21,7 @@ func (r *refs) add(n int64) bool {
 	return true
 }
 
-// remove takes back what add added, and says whether that has closed the count.
+// remove takes back what add added, and reports whether that closed the count.
 func (r *refs) remove(n int64) (last bool) {
 	return r.n.Add(-n) == 0 && r.n.CompareAndSwap(0, closed)
 }

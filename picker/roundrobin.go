@@ -35,7 +35,7 @@ func newUnweightedRoundRobin(candidates []Candidate, prev picker) picker {
 	return newRoundRobin(newWeightTable(candidates, alike), prev)
 }
 
-// newRoundRobin goes on where prev stands, so that a change of membership neither picks an endpoint twice in a
+// newRoundRobin continues where prev stands, so that a change of membership neither picks an endpoint twice in a
 // row nor sends every proxy's next call to the same one. Without prev it starts anywhere.
 func newRoundRobin(t *weightTable, prev picker) *roundRobin {
 	r := &roundRobin{weightTable: t, stride: stride(t)}
@@ -89,8 +89,8 @@ func (r *roundRobin) pick(info *Info) *Endpoint {
 	return r.slots[r.at(r.position(r.turn()))].endpoint
 }
 
-// pickUntried takes one turn, too. If it is that of an endpoint that has been tried, it goes to one of the others, by
-// weight, and they keep their own.
+// pickUntried takes one turn, as pick does. If it belongs to an endpoint that has been tried, it goes to one of the
+// others, by weight, and nobody else's turn moves.
 func (r *roundRobin) pickUntried(tried []*Endpoint) *Endpoint {
 	var room [fewTried]int
 	u := r.without(tried, room[:0])
@@ -114,8 +114,8 @@ func (r *roundRobin) position(n uint64) uint64 {
 	return bits.Rem64(hi+carry, lo, r.total)
 }
 
-// spread gives a turn a position below total, such that those of turns at any regular distance spread evenly: the
-// fractions of the golden section's multiples do (Weyl's equidistribution theorem).
+// spread maps a turn to a position below total. Turns at any regular distance spread evenly, because the fractional
+// parts of the golden section's multiples do (Weyl's equidistribution theorem).
 func spread(turn, total uint64) uint64 {
 	const golden = 0x9E3779B97F4A7C15 // of 1<<64
 	pos, _ := bits.Mul64(turn*golden, total)

@@ -7,15 +7,15 @@ import (
 )
 
 const (
-	// freeLines is how many failures of an endpoint are told at once, and maxQuiet how long it may take later on.
+	// freeLines is how many failures of an endpoint are logged at once; later ones wait for up to maxQuiet.
 	freeLines = 4
 	maxQuiet  = time.Minute
-	// settled is how long an endpoint is ready for what fails it next to be another matter.
+	// settled is how long an endpoint must have been ready for its next failure to count as a new matter.
 	settled = time.Minute
 )
 
-// stateLog tells of an endpoint's changes what has not just been told: one that fails without end, in whatever ways,
-// must not fill the log. What it leaves out comes again if it lasts, since whoever cannot connect tries again.
+// stateLog decides which changes of an endpoint's state are logged: one that keeps failing, in whatever ways, must not
+// fill the log. Nothing that lasts is lost, since an engine that cannot connect tries again and reports again.
 type stateLog struct {
 	state State
 	cause string
@@ -23,18 +23,19 @@ type stateLog struct {
 	quiet time.Time // until when there is none for another
 }
 
-// told says that an endpoint stands so now, and whether that is worth a line. Before is how long it was ready.
-func (l *stateLog) told(state State, cause error, before time.Duration, now time.Time) bool {
+// worth reports whether a state is worth a line, and assumes that it gets one. ReadyFor is how long the endpoint was
+// ready before.
+func (l *stateLog) worth(state State, cause error, readyFor time.Duration, now time.Time) bool {
 	text := ""
 	if cause != nil {
 		text = cause.Error()
 	}
 	if state == Ready && text == "" {
-		worth := l.state != Ready || l.cause != ""
+		recovered := l.state != Ready || l.cause != ""
 		l.state, l.cause = Ready, ""
-		return worth
+		return recovered
 	}
-	if before >= settled {
+	if readyFor >= settled {
 		l.lines, l.quiet = 0, time.Time{}
 	}
 	if state == l.state && text == l.cause || now.Before(l.quiet) {

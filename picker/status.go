@@ -54,7 +54,7 @@ func (p *Pool) Status() Status {
 	return s
 }
 
-// status is Status without what takes long for many endpoints, and the series that it is read from.
+// status is Status without what takes long for many endpoints, and the series to read that from.
 func (p *Pool) status() (s Status, series []*metrics.Endpoint) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

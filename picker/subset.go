@@ -18,10 +18,10 @@ type Availability struct {
 	ServedUntil time.Time
 }
 
-// For so long a version is remembered that has no instance any more.
+// versionMemory is how long a version is remembered that has lost its last instance.
 const versionMemory = time.Hour
 
-// rosters judges the members, and divides them by version. If there is but one version, its roster is that of all.
+// rosters divides the members by version and eligibility. A version that all of them have shares their roster.
 func (p *Pool) rosters(prev *Generation) (all *roster, byVersion map[string]*roster) {
 	all = newRoster(len(p.order))
 	if version, alike := p.onlyVersion(); alike {
@@ -56,7 +56,7 @@ func (p *Pool) onlyVersion() (version string, alike bool) {
 	return version, true
 }
 
-// subset is what can be picked from a roster. Prev is what could be before.
+// subset applies the policy to a roster. Prev is the subset that it replaces.
 func (p *Pool) subset(r *roster, prev subset) subset {
 	ready := len(r.candidates)
 	serving := ready + len(r.unconnected)

@@ -26,8 +26,8 @@ type slot struct {
 	refs     *refs // of the endpoint
 }
 
-// newWeightTable lays out candidates by weight, which must be positive. Weights are divided by what they have in
-// common, so that equal ones are 1.
+// newWeightTable lays out candidates by weight. Weights are divided by their greatest common divisor, so that equal
+// ones are 1.
 func newWeightTable(candidates []Candidate, weight func(Candidate) uint64) *weightTable {
 	common := uint64(0)
 	for _, c := range candidates {
@@ -77,17 +77,18 @@ func (t *weightTable) find(addr string) (i int, found bool) {
 	})
 }
 
-// untried is a table without the slots of the endpoints that a call has tried: the others close up, each as wide as it was.
+// untried is a view of a table without the slots of the endpoints that a call has tried. The other slots close up, each
+// as wide as before.
 type untried struct {
 	table *weightTable
-	gaps  []int  // the slots that are missing, in order
+	gaps  []int  // the slots left out, in order
 	total uint64 // positions left
 }
 
-// fewTried is how many endpoints a call may have tried for its next pick to allocate nothing.
+// fewTried is for how many endpoints tried a pick allocates nothing.
 const fewTried = 4
 
-// without returns what is left of the table. Room is for the gaps.
+// without is the table without the slots of some endpoints. Room backs the gaps.
 func (t *weightTable) without(tried []*Endpoint, room []int) untried {
 	u := untried{t, room, t.total}
 	for _, e := range tried {
@@ -103,7 +104,7 @@ func (t *weightTable) without(tried []*Endpoint, room []int) untried {
 	return u
 }
 
-// at returns the index, in the table, of the slot at position pos of what is left.
+// at returns the index, in the table, of the slot at position pos, which must be below total.
 func (u *untried) at(pos uint64) int {
 	for _, i := range u.gaps {
 		if pos < u.table.begin(i) {
