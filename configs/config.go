@@ -11,7 +11,7 @@ import (
 
 	"github.com/lbproxy/lbproxy/discovery/etcd"
 	"github.com/lbproxy/lbproxy/internal/strictyaml"
-	"github.com/lbproxy/lbproxy/picker"
+	"github.com/lbproxy/lbproxy/traffic"
 )
 
 // The engines.
@@ -22,14 +22,14 @@ const (
 
 // Config is a whole configuration.
 type Config struct {
-	Engine    string             `yaml:"engine"`
-	Listeners []Listener         `yaml:"listeners"` // at least one
-	Admin     Admin              `yaml:"admin"`
-	Metrics   Metrics            `yaml:"metrics"`
-	Discovery Discovery          `yaml:"discovery"`
-	Services  map[string]Service `yaml:"services"` // watched from the start; all others are watched on demand
-	Routes    []Route            `yaml:"routes"`   // the first that matches wins
-	Relay     Relay              `yaml:"relay"`
+	Engine    string                     `yaml:"engine"`
+	Listeners []Listener                 `yaml:"listeners"` // at least one
+	Admin     Admin                      `yaml:"admin"`
+	Metrics   Metrics                    `yaml:"metrics"`
+	Discovery Discovery                  `yaml:"discovery"`
+	Services  map[string]traffic.Service `yaml:"services"` // watched from the start; all others are watched on demand
+	Routes    []traffic.Route            `yaml:"routes"`   // the first that matches wins
+	Relay     Relay                      `yaml:"relay"`
 	// DrainTimeout bounds how long running calls may take to end when the proxy stops.
 	DrainTimeout time.Duration `yaml:"drain_timeout"`
 	Log          Log           `yaml:"log"`
@@ -95,30 +95,6 @@ type File struct {
 	Path string `yaml:"path"`
 }
 
-// Service is how calls of a service are balanced.
-type Service struct {
-	Policy      string        `yaml:"policy"`       // see [picker.ValidatePolicy]
-	Version     string        `yaml:"version"`      // of instances, for calls that name none themselves; empty for all
-	WaitTimeout time.Duration `yaml:"wait_timeout"` // how long a call may wait for a ready endpoint
-	Keepalive   Keepalive     `yaml:"keepalive"`
-	_           struct{}      `yaml:"tls" reserved:"TLS to the backends is not built yet and this key is kept for it; remove it"`
-}
-
-// Keepalive is how backends that say nothing while calls run are found dead by HTTP/2 PINGs. The relay's.
-type Keepalive struct {
-	Time    time.Duration `yaml:"time"`    // of silence, after which a PING asks; 0 for never
-	Timeout time.Duration `yaml:"timeout"` // for the answer
-}
-
-// Route leads calls that meet all its conditions to a service. It has one condition at least.
-type Route struct {
-	Method    string            `yaml:"method,omitempty"`    // prefix of the full method: "/pkg.Service/" or "/pkg.Service/Method"
-	Authority string            `yaml:"authority,omitempty"` // the host the caller dialled, without port
-	Headers   map[string]string `yaml:"headers,omitempty"`   // metadata that the call must carry with these values
-	Service   string            `yaml:"service"`
-	Version   string            `yaml:"version,omitempty"` // of instances, for calls that name none themselves; empty for the service's
-}
-
 // Log is how the proxy logs.
 type Log struct {
 	Level  string `yaml:"level"`  // debug, info, warn or error
@@ -140,8 +116,8 @@ func withoutSource() *Config {
 		Listeners: []Listener{{Address: "127.0.0.1:7070"}},
 		Admin:     Admin{Address: "127.0.0.1:7071"},
 		Discovery: Discovery{IdleRelease: 10 * time.Minute, MaxOnDemand: 1024},
-		Services:  map[string]Service{}, // not nil, as with "services: {}": Reload tells no change between the two
-		Routes:    []Route{},
+		Services:  map[string]traffic.Service{}, // not nil, as with "services: {}": Reload tells no change between the two
+		Routes:    []traffic.Route{},
 		Relay: Relay{
 			MemoryMiB: 256, MaxEndpointConnections: 4, MaxStreams: 10_000, MaxHeaderListKiB: 1024,
 			MaxGlitches: 10_000, MaxUnreadMiB: 16, HandshakeTimeout: 10 * time.Second,
@@ -154,16 +130,6 @@ func withoutSource() *Config {
 // SetDefaults makes e what it is where nothing else is configured.
 func (e *Etcd) SetDefaults() {
 	*e = Etcd{Endpoints: []string{"127.0.0.1:2379"}, DialTimeout: 5 * time.Second}
-}
-
-// SetDefaults makes s what it is where nothing else is configured.
-func (s *Service) SetDefaults() { *s = DefaultService() }
-
-// DefaultService returns the settings of services that are not listed.
-func DefaultService() Service {
-	return Service{
-		Policy: picker.WeightedRoundRobin, WaitTimeout: time.Second, Keepalive: Keepalive{Timeout: 20 * time.Second},
-	}
 }
 
 // Load reads and checks the configuration in the file at path. The error holds everything that is wrong with

@@ -17,6 +17,7 @@ import (
 
 	"github.com/lbproxy/lbproxy/configs"
 	"github.com/lbproxy/lbproxy/discovery/etcd"
+	"github.com/lbproxy/lbproxy/traffic"
 )
 
 func parse(t *testing.T, data string) *configs.Config {
@@ -83,16 +84,16 @@ func wantEveryKey() *configs.Config {
 			},
 			IdleRelease: time.Hour, MaxOnDemand: 5,
 		},
-		Services: map[string]configs.Service{
+		Services: map[string]traffic.Service{
 			"hello": {
 				Policy: "least_request", Version: "1.0.0", WaitTimeout: 250 * time.Millisecond,
-				Keepalive: configs.Keepalive{Time: time.Minute, Timeout: 10 * time.Second},
+				Keepalive: traffic.Keepalive{Time: time.Minute, Timeout: 10 * time.Second},
 			},
 			"1.0": {
-				Policy: "weighted_round_robin", WaitTimeout: time.Second, Keepalive: configs.Keepalive{Timeout: 20 * time.Second},
+				Policy: "weighted_round_robin", WaitTimeout: time.Second, Keepalive: traffic.Keepalive{Timeout: 20 * time.Second},
 			},
 		},
-		Routes: []configs.Route{
+		Routes: []traffic.Route{
 			{Method: "/helloworld.Greeter/", Service: "hello"},
 			{Authority: "greeter.internal", Service: "hello", Version: "2.0.0"},
 			{Headers: map[string]string{"x-team": "blue", "x-n": "1"}, Method: "/a.B/C", Service: "hello-blue"},

@@ -15,6 +15,7 @@ import (
 	"github.com/lbproxy/lbproxy/discovery"
 	"github.com/lbproxy/lbproxy/internal/strictyaml"
 	"github.com/lbproxy/lbproxy/picker"
+	"github.com/lbproxy/lbproxy/traffic"
 )
 
 // maxSocketPath is the longest path of a unix socket in bytes, without the zero that ends it (unix(7)).
@@ -232,7 +233,7 @@ func validateEndpoint(endpoint string, withTLS bool) error {
 	return nil
 }
 
-func (v checks) service(at strictyaml.Path, name string, s Service) {
+func (v checks) service(at strictyaml.Path, name string, s traffic.Service) {
 	v.Check(at, discovery.ValidateService(name))
 	v.Check(at.Key("policy"), picker.ValidatePolicy(s.Policy))
 	v.Check(at.Key("version"), discovery.ValidateVersion(s.Version))
@@ -241,7 +242,7 @@ func (v checks) service(at strictyaml.Path, name string, s Service) {
 	v.positive(at.Key("keepalive").Key("timeout"), s.Keepalive.Timeout)
 }
 
-func (v checks) route(at strictyaml.Path, r Route) {
+func (v checks) route(at strictyaml.Path, r traffic.Route) {
 	if r.Method == "" && r.Authority == "" && len(r.Headers) == 0 {
 		v.Add(at, "it has no condition; set method, authority or headers")
 	}
@@ -282,7 +283,7 @@ func validateHeader(name, value string) error {
 	switch lower := strings.ToLower(name); {
 	case strings.HasPrefix(name, ":"):
 		return fmt.Errorf("%q is no metadata; use the condition method or authority", name)
-	case strings.HasPrefix(lower, "lbproxy-"):
+	case strings.HasPrefix(lower, traffic.MetadataPrefix):
 		return fmt.Errorf("%q is consumed by lbproxy before routes are looked at; use another name", name)
 	case name != lower:
 		return fmt.Errorf("header names are in lower case on the wire; write %q", lower)

@@ -24,8 +24,8 @@ func (a *Attempt) Start() time.Time { return a.start }
 // If none is connected but one may come, it returns a channel that is closed when it is worth trying again; how long in
 // all is WaitTimeout's to say.
 func (c *Call) TryPick(now time.Time) (_ *Attempt, again <-chan struct{}, _ *Error) {
-	if c.metrics == c.policy.unknown {
-		c.move(c.service.seriesOr(c.policy.unknown))
+	if c.metrics == c.router.unknown {
+		c.move(c.service.seriesOr(c.router.unknown))
 	}
 	endpoint, g := c.service.pool.Pick(&c.info)
 	if endpoint != nil {

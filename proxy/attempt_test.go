@@ -12,6 +12,7 @@ import (
 	"github.com/lbproxy/lbproxy/picker"
 	"github.com/lbproxy/lbproxy/proxy"
 	"github.com/lbproxy/lbproxy/proxy/retry"
+	"github.com/lbproxy/lbproxy/traffic"
 )
 
 var refused = retry.Failure{Replayable: true}
@@ -19,7 +20,7 @@ var refused = retry.Failure{Replayable: true}
 // newAttempts returns a bench whose service has instances at addrs, which are picked at random.
 func newAttempts(t *testing.T, addrs ...string) *bench {
 	b := newBench(t)
-	b.services.Configure(map[string]proxy.ServiceConfig{"hello": {Policy: picker.Random, WaitTimeout: time.Second}})
+	b.list(map[string]traffic.Service{"hello": {Policy: picker.Random, WaitTimeout: time.Second}})
 	var instances []discovery.Instance
 	for _, addr := range addrs {
 		instances = append(instances, instance(addr, ""))

@@ -16,19 +16,24 @@ import (
 	"github.com/lbproxy/lbproxy/metrics"
 	"github.com/lbproxy/lbproxy/picker"
 	"github.com/lbproxy/lbproxy/proxy"
+	"github.com/lbproxy/lbproxy/proxy/transport"
+	"github.com/lbproxy/lbproxy/traffic"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// bench is a policy whose instances and connections are the test's to command.
+// bench is a router whose instances and connections are the test's to command.
 type bench struct {
-	*proxy.Policy
+	*proxy.Router
 	services *proxy.Directory
 	source   *source
 	reg      *prometheus.Registry
 
 	mu        sync.Mutex
 	endpoints map[string]*picker.Endpoint
+	lives     map[string]*transport.Live // what they were dialled with
+
+	reloads []*transport.Live // owned by the test, which has the rules replaced
 }
 
 const (
@@ -41,26 +46,39 @@ func newBench(t testing.TB) *bench {
 		source:    &source{watches: map[string]*watch{}},
 		reg:       prometheus.NewRegistry(),
 		endpoints: map[string]*picker.Endpoint{},
+		lives:     map[string]*transport.Live{},
 	}
 	b.services = proxy.NewDirectory(proxy.DirectoryConfig{
-		Source: b.source,
-		Dial: func(e *picker.Endpoint) picker.Conn {
-			b.mu.Lock()
-			defer b.mu.Unlock()
-			b.endpoints[e.Addr()] = e
-			return conn{}
-		},
+		Source:      b.source,
 		IdleRelease: idleRelease,
 		MaxOnDemand: maxOnDemand,
-		Default:     proxy.ServiceConfig{Policy: picker.WeightedRoundRobin, WaitTimeout: time.Second},
 		Calls:       metrics.NewCalls(b.reg),
 		Endpoints:   metrics.NewEndpoints(b.reg),
 		Log:         zap.NewNop(),
 	})
-	b.Policy = proxy.NewPolicy(b.services)
+	b.Router = proxy.NewRouter(b.services)
+	b.services.Start(b, new(traffic.Rules))
 	t.Cleanup(b.services.Close)
 	return b
 }
+
+func (b *bench) configure(rules traffic.Rules) { b.services.Configure(&rules) }
+
+// list has the rules list services, and nothing else.
+func (b *bench) list(services map[string]traffic.Service) {
+	b.configure(traffic.Rules{Services: services})
+}
+
+// Dial implements [proxy.Connector].
+func (b *bench) Dial(e *picker.Endpoint, live *transport.Live) picker.Conn {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.endpoints[e.Addr()], b.lives[e.Addr()] = e, live
+	return conn{}
+}
+
+// Reload implements [proxy.Connector].
+func (b *bench) Reload(live *transport.Live) { b.reloads = append(b.reloads, live) }
 
 type conn struct{}
 
@@ -80,7 +98,7 @@ func (b *bench) endpoint(addr string) *picker.Endpoint {
 }
 
 // call begins a call that must be routed.
-func (b *bench) call(t testing.TB, r proxy.Request) *proxy.Call {
+func (b *bench) call(t testing.TB, r traffic.Request) *proxy.Call {
 	t.Helper()
 	r.Header = metadata.MD{}
 	var c proxy.Call

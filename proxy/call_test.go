@@ -16,9 +16,10 @@ import (
 	"github.com/lbproxy/lbproxy/discovery"
 	"github.com/lbproxy/lbproxy/picker"
 	"github.com/lbproxy/lbproxy/proxy"
+	"github.com/lbproxy/lbproxy/traffic"
 )
 
-var toHello = proxy.Request{Service: "hello", Method: "/pkg.Greeter/SayHello"}
+var toHello = traffic.Request{Service: "hello", Method: "/pkg.Greeter/SayHello"}
 
 // reasonOf picks for a call that must fail, and returns why and after how long it did.
 func (b *bench) reasonOf(t *testing.T, ctx context.Context) (proxy.Reason, time.Duration) {
@@ -69,7 +70,7 @@ func TestWhyACallCannotBeSent(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				b := newBench(t)
-				b.services.Configure(map[string]proxy.ServiceConfig{"hello": {Policy: picker.Random, WaitTimeout: time.Second}})
+				b.list(map[string]traffic.Service{"hello": {Policy: picker.Random, WaitTimeout: time.Second}})
 				if c.published {
 					b.source.publish("hello", c.instances...)
 				}
@@ -109,7 +110,7 @@ func TestAMomentWithoutInstances(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				const wait = time.Second
 				b := newBench(t)
-				b.services.Configure(map[string]proxy.ServiceConfig{"hello": {
+				b.list(map[string]traffic.Service{"hello": {
 					Policy: picker.Random, Version: c.version, WaitTimeout: wait,
 				}})
 				b.source.publish("hello", c.before...)
@@ -181,7 +182,7 @@ func TestCallsOfAnUnknownServiceShow(t *testing.T) {
 func TestAnInstanceIsJudgedByItsOwnTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBench(t)
-		b.services.Configure(map[string]proxy.ServiceConfig{"hello": {Policy: picker.Random, WaitTimeout: time.Second}})
+		b.list(map[string]traffic.Service{"hello": {Policy: picker.Random, WaitTimeout: time.Second}})
 		for _, waits := range []time.Duration{800 * time.Millisecond, 0} {
 			c := b.call(t, toHello)
 			picked := picking(t, c)
@@ -326,11 +327,11 @@ func TestACallAllocatesNothing(t *testing.T) {
 	b.call(t, toHello).Cancel(time.Now())
 	b.source.publish("hello", instance("10.0.0.1:1", ""))
 	b.connect("10.0.0.1:1")
-	b.SetRoutes([]proxy.Route{
+	b.configure(traffic.Rules{Routes: []traffic.Route{
 		{Method: "/pkg.Other/", Service: "other"},
 		{Method: "/pkg.Greeter/", Headers: map[string]string{"x-team": "blue"}, Service: "hello"},
-	})
-	for by, r := range map[string]proxy.Request{
+	}})
+	for by, r := range map[string]traffic.Request{
 		"metadata":  toHello,
 		"listener":  {Bound: "hello"},
 		"route":     {Method: "/pkg.Greeter/SayHello", Header: metadata.Pairs("x-team", "blue")},

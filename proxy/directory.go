@@ -2,7 +2,6 @@ package proxy
 
 import (
 	"errors"
-	"maps"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -12,131 +11,99 @@ import (
 
 	"github.com/lbproxy/lbproxy/discovery"
 	"github.com/lbproxy/lbproxy/metrics"
-	"github.com/lbproxy/lbproxy/picker"
+	"github.com/lbproxy/lbproxy/traffic"
 )
-
-// ServiceConfig is how one service is balanced.
-type ServiceConfig struct {
-	Policy      string        // one of package picker's
-	Version     string        // limits calls that name no version themselves; may be empty
-	WaitTimeout time.Duration // how long a call waits for an endpoint to connect
-	Keepalive   Keepalive
-}
-
-// Keepalive is how backends that say nothing while calls run are found dead by HTTP/2 PINGs.
-type Keepalive struct {
-	Time    time.Duration // of silence, after which a PING asks; 0 for never
-	Timeout time.Duration // how long anything may take to come then
-}
 
 // DirectoryConfig says how a [Directory] watches services.
 type DirectoryConfig struct {
 	Source      discovery.Source
-	Dial        picker.Dial
 	IdleRelease time.Duration // after so long without a call, an on-demand service is watched no more
 	MaxOnDemand int           // how many on-demand services may be watched
-	Default     ServiceConfig // for services that the configuration does not list
 	Calls       *metrics.Calls
 	Endpoints   *metrics.Endpoints
 	Log         *zap.Logger
 }
 
-// A Directory holds the services that are watched: those that the configuration lists, from the start, and
+// A Directory holds the rules, and the services that are watched: those that the rules list, from the start, and
 // others from their first call until they have been idle for long enough.
 type Directory struct {
 	// Immutable:
 	cfg       DirectoryConfig
+	connector Connector      // from Start on
 	end       chan struct{}  // closed by Close
 	sweeping  sync.WaitGroup // the sweeper
 	releasing sync.WaitGroup // services that are being closed
 
-	// services is replaced, never modified: calls read it without a lock.
-	services atomic.Pointer[map[string]*service]
+	// routing is replaced, never modified: calls read it without a lock.
+	routing atomic.Pointer[routingTable]
 
-	mu         sync.Mutex // protects, and whoever replaces services holds it:
-	configured map[string]ServiceConfig
-	closing    map[string]<-chan struct{} // by name, what tells that the service released last has closed
-	closed     bool
+	mu      sync.Mutex                 // protects, and whoever replaces routing holds it:
+	closing map[string]<-chan struct{} // by name, what tells that the service released last has closed
+	closed  bool
 }
 
 var errReleased = errors.New("the service is watched no more")
 
-// NewDirectory returns a directory that watches nothing yet. Close ends it.
+// NewDirectory returns a directory that watches nothing before Start. Close ends it.
 func NewDirectory(cfg DirectoryConfig) *Directory {
 	d := &Directory{cfg: cfg, end: make(chan struct{}), closing: map[string]<-chan struct{}{}}
-	d.services.Store(&map[string]*service{})
+	d.routing.Store(&routingTable{rules: new(traffic.Rules)})
 	d.sweeping.Go(d.sweep) // ends by Close
 	return d
 }
 
-// Configure sets which services the configuration lists, and how each is balanced. Their watches start;
-// services that it lists no more are on demand from now on.
-func (d *Directory) Configure(services map[string]ServiceConfig) {
+// Start sets what connects to endpoints, and the first rules. It is called once, before the first call.
+func (d *Directory) Start(c Connector, rules *traffic.Rules) {
+	d.connector = c
+	d.Configure(rules)
+}
+
+// Configure replaces the rules. Services that they list are watched from now on; those that they list no more are on
+// demand.
+func (d *Directory) Configure(rules *traffic.Rules) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.closed {
 		return
 	}
-	d.configured = maps.Clone(services)
-	for name := range services {
-		if (*d.services.Load())[name] == nil {
-			d.start(name)
+	old := d.routing.Load()
+	next := &routingTable{rules, make(map[string]entry, len(old.services))}
+	for name, s := range old.services {
+		settings, listed := rules.Service(name)
+		next.services[name] = s.configure(settings, listed)
+	}
+	for name := range rules.Services {
+		if _, is := next.services[name]; !is {
+			next.services[name] = d.watch(name, rules)
 		}
 	}
-	for name, s := range *d.services.Load() {
-		s.configure(d.configFor(name))
-	}
+	d.routing.Store(next)
 }
 
-func (d *Directory) configFor(name string) (_ ServiceConfig, listed bool) {
-	if cfg, ok := d.configured[name]; ok {
-		return cfg, true
-	}
-	return d.cfg.Default, false
-}
-
-// enter returns the service for one call, which leaves it when it ends.
-func (d *Directory) enter(name string) (*service, *Error) {
-	for {
-		s := (*d.services.Load())[name]
-		if s == nil {
-			var err *Error
-			if s, err = d.demand(name); err != nil {
-				return nil, err
-			}
-		}
-		if s.enter() {
-			return s, nil
-		}
-		// It was released since we looked it up; then it is out of the map as well.
-	}
-}
-
-// demand starts to watch a service because a call asks for it.
-func (d *Directory) demand(name string) (*service, *Error) {
+// demand has a service be watched because a call asks for it.
+func (d *Directory) demand(name string) *Error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if s := (*d.services.Load())[name]; s != nil {
-		return s, nil
+	table := d.routing.Load()
+	if _, is := table.services[name]; is {
+		return nil
 	}
 	if d.closed {
-		return nil, ErrDraining()
+		return ErrDraining()
 	}
-	if onDemand := len(*d.services.Load()) - len(d.configured); onDemand >= d.cfg.MaxOnDemand {
-		return nil, errTooManyServices(name, d.cfg.MaxOnDemand)
+	if onDemand := len(table.services) - len(table.rules.Services); onDemand >= d.cfg.MaxOnDemand {
+		return errTooManyServices(name, d.cfg.MaxOnDemand)
 	}
-	return d.start(name), nil
+	d.routing.Store(table.with(d.watch(name, table.rules)))
+	return nil
 }
 
-// start makes a service and watches it. The caller holds mu.
-func (d *Directory) start(name string) *service {
-	cfg, listed := d.configFor(name)
-	s := newService(name, cfg, listed, d.closing[name], d)
-	services := maps.Clone(*d.services.Load())
-	services[name] = s
-	d.services.Store(&services)
+// watch makes a service and begins to watch it. The caller holds mu.
+func (d *Directory) watch(name string, rules *traffic.Rules) entry {
+	settings, listed := rules.Service(name)
+	s := newService(name, settings, listed, d.closing[name], d)
 	go s.watch(d.cfg.Source) // ends when the service is closed, see there
-	return s
+	return entry{s, &settings}
 }
 
 // sweep releases on-demand services that have been idle for IdleRelease.
@@ -156,25 +123,23 @@ func (d *Directory) sweep() {
 func (d *Directory) releaseIdle() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	for name, s := range *d.services.Load() {
-		if _, listed := d.configured[name]; !listed && s.idleFor() >= d.cfg.IdleRelease && s.retire() {
-			d.release(s)
+	for name, s := range d.routing.Load().services {
+		if !s.listed.Load() && s.idleFor() >= d.cfg.IdleRelease && s.closeIfUnused() {
+			d.routing.Store(d.routing.Load().without(name))
+			d.release(s.service)
 			s.log.Info("service is idle and watched no more")
 		}
 	}
 }
 
-// release takes a service that no call uses out of the directory. The caller holds mu.
+// release ends a service that is out of the table. The caller holds mu.
 func (d *Directory) release(s *service) {
-	services := maps.Clone(*d.services.Load())
-	delete(services, s.name)
-	d.services.Store(&services)
-	d.closing[s.name] = s.closed
+	d.closing[s.name] = s.ended
 	d.releasing.Go(func() {
 		s.close()
 		d.mu.Lock()
 		defer d.mu.Unlock()
-		if d.closing[s.name] == s.closed {
+		if d.closing[s.name] == s.ended {
 			delete(d.closing, s.name)
 		}
 	})
@@ -188,9 +153,8 @@ func (d *Directory) Close() {
 		return
 	}
 	d.closed = true
-	d.configured = nil
-	for _, s := range *d.services.Load() {
-		d.release(s)
+	for _, s := range d.routing.Swap(&routingTable{rules: d.routing.Load().rules}).services {
+		d.release(s.service)
 	}
 	d.mu.Unlock()
 	close(d.end)
@@ -202,7 +166,7 @@ func (d *Directory) Close() {
 // the name is empty if there is none.
 func (d *Directory) Unsynced() (string, error) {
 	var unsynced []string
-	for name, s := range *d.services.Load() {
+	for name, s := range d.routing.Load().services {
 		if s.listed.Load() && !s.pool.Current().Synced {
 			unsynced = append(unsynced, name)
 		}

@@ -11,6 +11,8 @@ import (
 
 	"github.com/lbproxy/lbproxy/picker"
 	"github.com/lbproxy/lbproxy/proxy"
+	"github.com/lbproxy/lbproxy/proxy/transport"
+	"github.com/lbproxy/lbproxy/traffic"
 )
 
 func (b *bench) watched() (names []string) {
@@ -23,16 +25,16 @@ func (b *bench) watched() (names []string) {
 func TestAnIdleServiceIsReleased(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBench(t)
-		b.services.Configure(map[string]proxy.ServiceConfig{"listed": {Policy: picker.Random}})
-		b.call(t, proxy.Request{Service: "idle"}).Cancel(time.Now())
-		b.call(t, proxy.Request{Service: "busy"}).Cancel(time.Now())
-		long := b.call(t, proxy.Request{Service: "long"})
+		b.list(map[string]traffic.Service{"listed": {Policy: picker.Random}})
+		b.call(t, traffic.Request{Service: "idle"}).Cancel(time.Now())
+		b.call(t, traffic.Request{Service: "busy"}).Cancel(time.Now())
+		long := b.call(t, traffic.Request{Service: "long"})
 		b.source.publish("idle", instance("10.0.0.1:1", ""))
 		idle := b.source.watch("idle")
 
 		for range 12 {
 			time.Sleep(time.Minute)
-			b.call(t, proxy.Request{Service: "busy"}).Cancel(time.Now())
+			b.call(t, traffic.Request{Service: "busy"}).Cancel(time.Now())
 		}
 		<-idle.ended
 		if got, want := b.watched(), []string{"busy", "listed", "long"}; !slices.Equal(got, want) {
@@ -43,7 +45,7 @@ func TestAnIdleServiceIsReleased(t *testing.T) {
 		}
 		long.Cancel(time.Now())
 
-		b.call(t, proxy.Request{Service: "idle"}).Cancel(time.Now()) // comes back at the next call
+		b.call(t, traffic.Request{Service: "idle"}).Cancel(time.Now()) // comes back at the next call
 		b.source.publish("idle", instance("10.0.0.1:1", ""))
 		if s, ok := b.services.ServiceStatus("idle"); !ok || len(s.Instances) != 1 {
 			t.Errorf("status = %+v, %v, want one instance", s, ok)
@@ -55,7 +57,7 @@ func TestAnIdleServiceIsReleased(t *testing.T) {
 func TestAServiceComesBackWhileItIsReleased(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBench(t)
-		b.call(t, proxy.Request{Service: "hello"}).Cancel(time.Now())
+		b.call(t, traffic.Request{Service: "hello"}).Cancel(time.Now())
 		b.source.publish("hello", instance("10.0.0.1:1", ""))
 		linger := make(chan struct{})
 		b.source.endLate(linger)
@@ -64,7 +66,7 @@ func TestAServiceComesBackWhileItIsReleased(t *testing.T) {
 			t.Fatalf("watched = %v, want none", got)
 		}
 
-		b.call(t, proxy.Request{Service: "hello"}).Cancel(time.Now())
+		b.call(t, traffic.Request{Service: "hello"}).Cancel(time.Now())
 		published := make(chan struct{})
 		go func() {
 			b.source.publish("hello", instance("10.0.0.1:1", ""))
@@ -85,23 +87,23 @@ func TestAServiceComesBackWhileItIsReleased(t *testing.T) {
 
 func TestOnDemandServicesAreBounded(t *testing.T) {
 	b := newBench(t)
-	b.services.Configure(map[string]proxy.ServiceConfig{"listed": {Policy: picker.Random}})
+	b.list(map[string]traffic.Service{"listed": {Policy: picker.Random}})
 	for _, name := range []string{"a", "b", "c"} {
-		b.call(t, proxy.Request{Service: name}).Cancel(time.Now())
+		b.call(t, traffic.Request{Service: name}).Cancel(time.Now())
 	}
 	var c proxy.Call
-	err := b.Begin(&c, &proxy.Request{Service: "d"}, time.Now())
+	err := b.Begin(&c, &traffic.Request{Service: "d"}, time.Now())
 	if err == nil || err.Reason != proxy.Limit || err.Code != codes.ResourceExhausted {
 		t.Fatalf("error = %v, want limit", err)
 	}
 	c.Fail(err, time.Now())
-	b.call(t, proxy.Request{Service: "a"}).Cancel(time.Now())
-	b.call(t, proxy.Request{Service: "listed"}).Cancel(time.Now())
+	b.call(t, traffic.Request{Service: "a"}).Cancel(time.Now())
+	b.call(t, traffic.Request{Service: "listed"}).Cancel(time.Now())
 }
 
 func TestTheConfigurationListsServices(t *testing.T) {
 	b := newBench(t)
-	b.services.Configure(map[string]proxy.ServiceConfig{"one": {Policy: picker.Random}, "two": {Policy: picker.Random}})
+	b.list(map[string]traffic.Service{"one": {Policy: picker.Random}, "two": {Policy: picker.Random}})
 	if got, _ := b.services.Unsynced(); got != "one" {
 		t.Errorf("unsynced = %q, want one", got)
 	}
@@ -109,7 +111,7 @@ func TestTheConfigurationListsServices(t *testing.T) {
 	if got, _ := b.services.Unsynced(); got != "two" {
 		t.Errorf("unsynced = %q, want two", got)
 	}
-	b.services.Configure(map[string]proxy.ServiceConfig{"two": {Policy: picker.LeastRequest, WaitTimeout: time.Hour}})
+	b.list(map[string]traffic.Service{"two": {Policy: picker.LeastRequest, WaitTimeout: time.Hour}})
 	if s, _ := b.services.ServiceStatus("one"); s.Listed || s.Policy != picker.WeightedRoundRobin {
 		t.Errorf("one is listed no more, but %+v", s)
 	}
@@ -121,7 +123,7 @@ func TestTheConfigurationListsServices(t *testing.T) {
 func TestAServiceThatCannotBeWatchedFailsItsCalls(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBench(t)
-		c := b.call(t, proxy.Request{Service: "broken"})
+		c := b.call(t, traffic.Request{Service: "broken"})
 		defer c.Cancel(time.Now())
 		_, err := c.Pick(t.Context())
 		if own, _ := err.(*proxy.Error); own == nil || own.Reason != proxy.DiscoveryUnavailable {
@@ -134,13 +136,41 @@ func TestAfterCloseNoServiceIsStarted(t *testing.T) {
 	b := newBench(t)
 	b.services.Close()
 	var c proxy.Call
-	if err := b.Begin(&c, &proxy.Request{Service: "late"}, time.Now()); err == nil || err.Reason != proxy.Draining {
+	if err := b.Begin(&c, &traffic.Request{Service: "late"}, time.Now()); err == nil || err.Reason != proxy.Draining {
 		t.Errorf("error = %v, want draining", err)
 	} else {
 		c.Fail(err, time.Now())
 	}
-	b.services.Configure(map[string]proxy.ServiceConfig{"late": {Policy: picker.Random}})
+	b.list(map[string]traffic.Service{"late": {Policy: picker.Random}})
 	if got := b.watched(); got != nil {
 		t.Errorf("watched = %v, want none", got)
+	}
+}
+
+// An engine that connects to a service's endpoints hears of other settings, and of nothing else.
+func TestSettingsOfConnectionsAreLive(t *testing.T) {
+	b := newBench(t)
+	list := func(s traffic.Service) { b.list(map[string]traffic.Service{"hello": s}) }
+	settings := traffic.Service{Policy: picker.RoundRobin, Keepalive: traffic.Keepalive{Time: time.Minute, Timeout: time.Second}}
+	list(settings)
+	b.source.publish("hello", instance("10.0.0.1:1", ""))
+	live := b.lives["10.0.0.1:1"]
+	if got := live.Load().Keepalive; got != settings.Keepalive {
+		t.Errorf("connections are made with %+v, want %+v", got, settings.Keepalive)
+	}
+
+	settings.Policy, settings.Version = picker.Random, "1"
+	list(settings)
+	if b.reloads != nil {
+		t.Error("settings that are not for connections are told to them")
+	}
+	settings.Keepalive.Time = time.Hour
+	list(settings)
+	if got := live.Load().Keepalive; got != settings.Keepalive || !slices.Equal(b.reloads, []*transport.Live{live}) {
+		t.Errorf("settings are %+v and told %d times, want %+v, once", got, len(b.reloads), settings.Keepalive)
+	}
+	b.list(nil)
+	if got, want := live.Load().Keepalive, traffic.DefaultService().Keepalive; got != want || len(b.reloads) != 2 {
+		t.Errorf("not listed any more, settings are %+v and told %d times, want %+v, twice", got, len(b.reloads), want)
 	}
 }

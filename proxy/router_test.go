@@ -2,6 +2,7 @@ package proxy_test
 
 import (
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -10,51 +11,30 @@ import (
 
 	"github.com/lbproxy/lbproxy/picker"
 	"github.com/lbproxy/lbproxy/proxy"
+	"github.com/lbproxy/lbproxy/traffic"
 )
 
 func TestRouting(t *testing.T) {
-	routes := []proxy.Route{
-		{Method: "/pkg.Greeter/SayBye", Service: "bye"},
+	routes := []traffic.Route{
 		{Method: "/pkg.Greeter/", Service: "greeter", Version: "2.0.0"},
-		{Authority: "shop.internal", Headers: map[string]string{"x-team": "blue"}, Service: "shop-blue"},
-		{Authority: "shop.internal", Service: "shop"},
-		{Authority: "Depot.Internal.", Service: "depot"},
 	}
-	blue := metadata.Pairs("x-team", "green", "x-team", "blue")
 	for _, c := range []struct {
 		name    string
-		req     proxy.Request
+		req     traffic.Request
 		service string // empty: no route
 		version string
 	}{
-		{"listener", proxy.Request{Bound: "hello", Service: "other", Method: "/pkg.Greeter/SayHello"}, "hello", ""},
-		{"listener and version", proxy.Request{Bound: "hello", Version: "1.0.0"}, "hello", "1.0.0"},
-		{"metadata before routes", proxy.Request{Service: "hello", Method: "/pkg.Greeter/SayHello", Authority: "shop.internal"}, "hello", ""},
-		{"metadata that is no name", proxy.Request{Service: "no such/name", Authority: "shop"}, "", ""},
-		{"method route", proxy.Request{Method: "/pkg.Greeter/SayBye"}, "bye", ""},
-		{"service route with version", proxy.Request{Method: "/pkg.Greeter/SayHello"}, "greeter", "2.0.0"},
-		{"call's version before the route's", proxy.Request{Method: "/pkg.Greeter/SayHello", Version: "3"}, "greeter", "3"},
-		{"all conditions hold", proxy.Request{Authority: "Shop.Internal:7070", Header: blue}, "shop-blue", ""},
-		{"not all conditions hold", proxy.Request{Authority: "shop.internal"}, "shop", ""},
-		{"authority", proxy.Request{Method: "/a.B/C", Authority: "hello"}, "hello", ""},
-		{"authority with port", proxy.Request{Method: "/a.B/C", Authority: "hello.world:7070"}, "hello.world", ""},
-		{"authority with the root's dot", proxy.Request{Method: "/a.B/C", Authority: "hello."}, "hello", ""},
-		{"authority with the root's dot and a port", proxy.Request{Method: "/a.B/C", Authority: "hello.world.:7070"}, "hello.world", ""},
-		{"route for an authority with the root's dot", proxy.Request{Authority: "shop.internal.:7070"}, "shop", ""},
-		{"route with the root's dot", proxy.Request{Authority: "depot.internal"}, "depot", ""},
-		{"authority is localhost with the root's dot", proxy.Request{Method: "/a.B/C", Authority: "localhost."}, "", ""},
-		{"authority is IPv4 with the root's dot", proxy.Request{Method: "/a.B/C", Authority: "127.0.0.1.:7070"}, "", ""},
-		{"authority is the root", proxy.Request{Method: "/a.B/C", Authority: "."}, "", ""},
-		{"authority is localhost", proxy.Request{Method: "/a.B/C", Authority: "localhost:7070"}, "", ""},
-		{"authority is IPv4", proxy.Request{Method: "/a.B/C", Authority: "127.0.0.1:7070"}, "", ""},
-		{"authority is IPv6", proxy.Request{Method: "/a.B/C", Authority: "[::1]:7070"}, "", ""},
-		{"authority is bare IPv6", proxy.Request{Method: "/a.B/C", Authority: "[::1]"}, "", ""},
-		{"authority is no name", proxy.Request{Method: "/a.B/C", Authority: "what is this"}, "", ""},
-		{"authority is missing", proxy.Request{Method: "/a.B/C"}, "", ""},
+		{"listener and version", traffic.Request{Bound: "hello", Version: "1.0.0"}, "hello", "1.0.0"},
+		{"metadata that is no name", traffic.Request{Service: "no such/name", Authority: "shop"}, "", ""},
+		{"service route with version", traffic.Request{Method: "/pkg.Greeter/SayHello"}, "greeter", "2.0.0"},
+		{"call's version before the route's", traffic.Request{Method: "/pkg.Greeter/SayHello", Version: "3"}, "greeter", "3"},
+		{"authority", traffic.Request{Method: "/a.B/C", Authority: "hello"}, "hello", ""},
+		{"authority is no name", traffic.Request{Method: "/a.B/C", Authority: "what is this"}, "", ""},
+		{"authority is missing", traffic.Request{Method: "/a.B/C"}, "", ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			b := newBench(t)
-			b.SetRoutes(routes)
+			b.configure(traffic.Rules{Routes: routes})
 			if c.req.Header == nil {
 				c.req.Header = metadata.MD{}
 			}
@@ -100,7 +80,7 @@ func TestNoRouteForReflection(t *testing.T) {
 	} {
 		for _, service := range []string{"", "no such/name"} {
 			var call proxy.Call
-			err := b.Begin(&call, &proxy.Request{Method: method, Service: service, Header: metadata.MD{}}, time.Now())
+			err := b.Begin(&call, &traffic.Request{Method: method, Service: service, Header: metadata.MD{}}, time.Now())
 			if err == nil || err.Reason != proxy.NoRoute || err.Code != want {
 				t.Errorf("%s, service %q: %v, want no_route of code %s", method, service, err, want)
 			}
@@ -113,7 +93,7 @@ func TestNoRouteForReflection(t *testing.T) {
 func TestNoRouteForLongNames(t *testing.T) {
 	b := newBench(t)
 	long := strings.Repeat("/", 1<<20)
-	for _, r := range []proxy.Request{{Method: long, Authority: long}, {Method: long, Service: long}, {Authority: "x" + long}} {
+	for _, r := range []traffic.Request{{Method: long, Authority: long}, {Method: long, Service: long}, {Authority: "x" + long}} {
 		r.Header = metadata.MD{}
 		var call proxy.Call
 		err := b.Begin(&call, &r, time.Now())
@@ -126,18 +106,74 @@ func TestNoRouteForLongNames(t *testing.T) {
 
 func TestAServicesVersionHoldsForCallsThatNameNone(t *testing.T) {
 	b := newBench(t)
-	b.services.Configure(map[string]proxy.ServiceConfig{
+	b.list(map[string]traffic.Service{
 		"hello": {Policy: picker.RoundRobin, Version: "1.0.0", WaitTimeout: time.Second},
 	})
 	b.source.publish("hello", instance("10.0.0.1:1", "1.0.0"), instance("10.0.0.2:1", "2.0.0"))
 	b.connect("10.0.0.1:1", "10.0.0.2:1")
 	for asked, want := range map[string]string{"": "10.0.0.1:1", "1.0.0": "10.0.0.1:1", "2.0.0": "10.0.0.2:1"} {
 		for range 4 {
-			call := b.call(t, proxy.Request{Service: "hello", Version: asked})
+			call := b.call(t, traffic.Request{Service: "hello", Version: asked})
 			if got := attempt(t, call).Endpoint().Addr(); got != want {
 				t.Errorf("asked for version %q, picked %s, want %s", asked, got, want)
 			}
 			call.End(codes.OK, time.Now())
 		}
+	}
+}
+
+// whenLookedAt is metadata that calls a function when a route looks at it.
+type whenLookedAt func()
+
+func (f whenLookedAt) Get(string) []string {
+	f()
+	return []string{"blue"}
+}
+
+// A call sees the routes and the services of one configuration, though another takes its place while it is routed.
+func TestRoutesAndServicesAreReplacedTogether(t *testing.T) {
+	b := newBench(t)
+	// In each configuration calls go to one of two services, and the other one's settings are not meant for them.
+	leadingTo := func(service, other string) traffic.Rules {
+		return traffic.Rules{
+			Routes: []traffic.Route{{Headers: map[string]string{"x-team": "blue"}, Service: service}},
+			Services: map[string]traffic.Service{
+				service: {Policy: picker.RoundRobin, WaitTimeout: time.Second},
+				other:   {Policy: picker.RoundRobin, WaitTimeout: time.Hour},
+			},
+		}
+	}
+	route := func(r *traffic.Request) *proxy.Call {
+		var c proxy.Call
+		if err := b.Begin(&c, r, time.Now()); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { c.Cancel(time.Now()) })
+		return &c
+	}
+	b.configure(leadingTo("one", "two"))
+	during := route(&traffic.Request{Header: whenLookedAt(func() { b.configure(leadingTo("two", "one")) })})
+	after := route(&traffic.Request{Header: whenLookedAt(func() {})})
+	for want, c := range map[string]*proxy.Call{"one": during, "two": after} {
+		if c.Service() != want || c.WaitTimeout() != time.Second {
+			t.Errorf("a call to %s waits for %s, want it to go to %s and to wait for 1s", c.Service(), c.WaitTimeout(), want)
+		}
+	}
+}
+
+// The same for a service that its first call has watched: that call is routed by the rules that hold when it is.
+func TestRoutesAreReplacedWhileAServiceIsFirstCalled(t *testing.T) {
+	b := newBench(t)
+	b.configure(traffic.Rules{Routes: []traffic.Route{{Headers: map[string]string{"x-team": "blue"}, Service: "old"}}})
+	replace := sync.OnceFunc(func() {
+		b.configure(traffic.Rules{Routes: []traffic.Route{{Headers: map[string]string{"x-team": "blue"}, Service: "new"}}})
+	})
+	var c proxy.Call
+	if err := b.Begin(&c, &traffic.Request{Header: whenLookedAt(replace)}, time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	defer c.Cancel(time.Now())
+	if c.Service() != "new" {
+		t.Errorf("the call goes to %s, want new", c.Service())
 	}
 }

@@ -12,9 +12,11 @@ import (
 	"github.com/lbproxy/lbproxy/discovery"
 	"github.com/lbproxy/lbproxy/metrics"
 	"github.com/lbproxy/lbproxy/picker"
+	"github.com/lbproxy/lbproxy/proxy/transport"
+	"github.com/lbproxy/lbproxy/traffic"
 )
 
-// service is one that is watched: its pool, how it is balanced, and how it is used.
+// service is one that is watched: its pool, its connections' settings, and how it is used.
 type service struct {
 	// Immutable:
 	name    string
@@ -25,47 +27,67 @@ type service struct {
 	stop    context.CancelCauseFunc
 	before  <-chan struct{} // closed when a service of this name that was released has closed; nil if none was
 	watched chan struct{}   // closed when watch has returned
-	closed  chan struct{}   // closed when close has returned
+	ended   chan struct{}   // closed when close has returned
 
-	config atomic.Pointer[ServiceConfig]
-	listed atomic.Bool                     // in the configuration, that is
+	// Its connections' maker, and their settings:
+	connector Connector
+	live      *transport.Live
+
+	listed atomic.Bool                     // in the rules, that is
 	alone  atomic.Bool                     // nothing is left of a released service, whose series had the same names
 	series atomic.Pointer[metrics.Service] // nil until the name is known to be more than a caller's invention
 
-	// users counts the calls inside; the bit retired is set when the service is released and none can enter.
-	users   atomic.Int64
-	entered atomic.Uint64
-	recent  metrics.RecentCalls
+	// refs counts the calls that use the service; the bit closed is set when it is released and none can any more.
+	refs     atomic.Int64
+	acquired atomic.Uint64 // by how many calls it has been used so far
+	recent   metrics.RecentCalls
 
 	// Owned by the directory's sweeper:
-	sweptEntered uint64
-	idleSince    time.Time
+	sweptAcquired uint64
+	idleSince     time.Time
 }
 
-const retired = int64(1) << 62
+const closed = int64(1) << 62
 
 // newService returns a service that is not watched yet. Before is as in service.
-func newService(name string, cfg ServiceConfig, listed bool, before <-chan struct{}, d *Directory) *service {
+func newService(name string, settings traffic.Service, listed bool, before <-chan struct{}, d *Directory) *service {
 	s := &service{
 		name:      name,
 		calls:     d.cfg.Calls,
 		log:       d.cfg.Log.With(zap.String("service", name)),
-		pool:      picker.NewPool(name, cfg.Policy, d.cfg.Dial, d.cfg.Endpoints, d.cfg.Log),
 		before:    before,
 		watched:   make(chan struct{}),
-		closed:    make(chan struct{}),
+		ended:     make(chan struct{}),
+		connector: d.connector,
+		live:      transport.NewLive(upstream(settings)),
 		idleSince: time.Now(),
 	}
+	dial := func(e *picker.Endpoint) picker.Conn { return s.connector.Dial(e, s.live) }
+	s.pool = picker.NewPool(name, settings.Policy, dial, d.cfg.Endpoints, d.cfg.Log)
 	s.ctx, s.stop = context.WithCancelCause(context.Background())
 	s.alone.Store(before == nil)
-	s.configure(cfg, listed)
+	s.list(listed)
 	return s
 }
 
-func (s *service) configure(cfg ServiceConfig, listed bool) {
-	if old := s.config.Swap(&cfg); old != nil && old.Policy != cfg.Policy {
-		s.pool.SetPolicy(cfg.Policy)
+func upstream(settings traffic.Service) transport.Upstream {
+	return transport.Upstream{Keepalive: settings.Keepalive}
+}
+
+// configure returns the service with other settings. Those that its calls share hold at once.
+func (e entry) configure(settings traffic.Service, listed bool) entry {
+	if settings.Policy != e.settings.Policy {
+		e.pool.SetPolicy(settings.Policy)
 	}
+	if e.live.Store(upstream(settings)) {
+		e.connector.Reload(e.live)
+	}
+	e.list(listed)
+	return entry{e.service, &settings}
+}
+
+// list notes whether the rules list the service.
+func (s *service) list(listed bool) {
 	s.listed.Store(listed)
 	if listed && s.alone.Load() {
 		s.openSeries()
@@ -108,33 +130,33 @@ func (s *service) seriesOr(others *metrics.Service) *metrics.Service {
 	return others
 }
 
-// enter lets a call in, unless the service has been released.
-func (s *service) enter() bool {
-	if s.users.Add(1)&retired != 0 {
-		s.users.Add(-1)
+// acquire has one more call use the service, until release. It fails if the service has been closed.
+func (s *service) acquire() bool {
+	if s.refs.Add(1)&closed != 0 {
+		s.refs.Add(-1)
 		return false
 	}
-	s.entered.Add(1)
+	s.acquired.Add(1)
 	return true
 }
 
-func (s *service) leave() { s.users.Add(-1) }
+func (s *service) release() { s.refs.Add(-1) }
 
-// retire closes the door, if nobody is inside.
-func (s *service) retire() bool { return s.users.CompareAndSwap(0, retired) }
+// closeIfUnused has no call use the service any more, unless one does.
+func (s *service) closeIfUnused() bool { return s.refs.CompareAndSwap(0, closed) }
 
-// idleFor is how long nobody has been in the service, to the precision with which it is called.
+// idleFor is how long no call has used the service, to the precision with which it is called.
 func (s *service) idleFor() time.Duration {
-	entered := s.entered.Load()
-	if s.users.Load() > 0 || entered != s.sweptEntered {
-		s.sweptEntered, s.idleSince = entered, time.Now()
+	acquired := s.acquired.Load()
+	if s.refs.Load() > 0 || acquired != s.sweptAcquired {
+		s.sweptAcquired, s.idleSince = acquired, time.Now()
 	}
 	return time.Since(s.idleSince)
 }
 
 // close ends the watch, and with their last call the endpoints.
 func (s *service) close() {
-	defer close(s.closed)
+	defer close(s.ended)
 	s.stop(errReleased)
 	<-s.watched
 	s.pool.Close()
@@ -179,7 +201,7 @@ const (
 // Status describes every service, sorted by name.
 func (d *Directory) Status() []ServiceStatus {
 	all := []ServiceStatus{}
-	for _, s := range *d.services.Load() {
+	for _, s := range d.routing.Load().services {
 		all = append(all, d.status(s))
 	}
 	slices.SortFunc(all, func(a, b ServiceStatus) int { return cmp.Compare(a.Service, b.Service) })
@@ -188,24 +210,23 @@ func (d *Directory) Status() []ServiceStatus {
 
 // ServiceStatus describes one service; false if it is not watched.
 func (d *Directory) ServiceStatus(name string) (ServiceStatus, bool) {
-	s := (*d.services.Load())[name]
-	if s == nil {
+	s, is := d.routing.Load().services[name]
+	if !is {
 		return ServiceStatus{}, false
 	}
 	return d.status(s), true
 }
 
-func (d *Directory) status(s *service) ServiceStatus {
-	cfg := s.config.Load()
+func (d *Directory) status(s entry) ServiceStatus {
 	return ServiceStatus{
 		RegistryStatus: registryStatus(s.pool.Current(), d.standing(s.name)),
 
 		Service:     s.name,
 		Listed:      s.listed.Load(),
-		Version:     cfg.Version,
-		WaitTimeout: cfg.WaitTimeout.String(),
-		InFlight:    s.users.Load() &^ retired,
-		Calls:       s.entered.Load(),
+		Version:     s.settings.Version,
+		WaitTimeout: s.settings.WaitTimeout.String(),
+		InFlight:    s.refs.Load() &^ closed,
+		Calls:       s.acquired.Load(),
 		Recent:      s.recent.Read(time.Now()),
 		Status:      s.pool.Status(),
 	}

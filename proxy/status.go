@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"errors"
 	"fmt"
 	"net/http"
 	"strings"
@@ -10,6 +11,7 @@ import (
 
 	"github.com/lbproxy/lbproxy/discovery"
 	"github.com/lbproxy/lbproxy/picker"
+	"github.com/lbproxy/lbproxy/traffic"
 )
 
 // ErrorTrailer is the trailer that marks a status as the proxy's own and carries its [Reason].
@@ -70,22 +72,24 @@ func fail(reason Reason, code codes.Code, format string, args ...any) *Error {
 
 // noRouteCode is UNIMPLEMENTED, as of a server that lacks the method. Of the reflection service that would say that the
 // server has none, and clients such as grpcurl say just that in place of the message; they show it with NOT_FOUND.
-func noRouteCode(r *Request) codes.Code {
+func noRouteCode(r *traffic.Request) codes.Code {
 	if strings.HasPrefix(r.Method, "/grpc.reflection.") {
 		return codes.NotFound
 	}
 	return codes.Unimplemented
 }
 
-func errNoRoute(r *Request) *Error {
+// errUnrouted is for a call that [traffic.Rules] have no action for.
+func errUnrouted(r *traffic.Request, err error) *Error {
+	var bad *traffic.NameError
+	if errors.As(err, &bad) {
+		return fail(NoRoute, noRouteCode(r), "no service for %.200s: %.200q, taken from the call, cannot be one: %.400v",
+			r.Method, bad.Name, bad.Err)
+	}
 	return fail(NoRoute, noRouteCode(r),
 		"no service for %.200s: the listener %s is bound to none, the call has no metadata %s, no route matches, and "+
 			":authority %.200q names none; set one of these",
-		r.Method, r.Listener, ServiceKey, r.Authority)
-}
-
-func errBadName(r *Request, name string, err error) *Error {
-	return fail(NoRoute, noRouteCode(r), "no service for %.200s: %.200q, taken from the call, cannot be one: %.400v", r.Method, name, err)
+		r.Method, r.Listener, traffic.ServiceKey, r.Authority)
 }
 
 func errUnknownService(service string) *Error {

@@ -8,7 +8,7 @@ import (
 )
 
 // WaitTimeout is how long the call may wait for an endpoint.
-func (c *Call) WaitTimeout() time.Duration { return c.service.config.Load().WaitTimeout }
+func (c *Call) WaitTimeout() time.Duration { return c.settings.WaitTimeout }
 
 // Pick is TryPick, and waits for an endpoint to connect if it must. Ctx is the call's.
 func (c *Call) Pick(ctx context.Context) (*Attempt, error) {
@@ -44,7 +44,7 @@ func (c *Call) Awaits() string {
 	a := g.Available(c.info.Subset)
 	switch {
 	case !g.Synced:
-		return awaits + "the registry has not answered yet" + because(c.policy.services.standing(c.service.name).Err)
+		return awaits + "the registry has not answered yet" + because(c.router.services.standing(c.service.name).Err)
 	case a.Serving == 0:
 		return awaits + "none is registered now that takes calls"
 	}
@@ -59,7 +59,7 @@ func (c *Call) Awaits() string {
 func (c *Call) WaitedTooLong() *Error {
 	g, waited := c.service.pool.Current(), c.WaitTimeout()
 	if !g.Synced {
-		return errDiscoveryUnavailable(c.service.name, waited, c.policy.services.standing(c.service.name).Err)
+		return errDiscoveryUnavailable(c.service.name, waited, c.router.services.standing(c.service.name).Err)
 	}
 	if a := g.Available(c.info.Subset); a.Serving == 0 {
 		return errNoInstances(c.service.name, c.info.Subset, a, g.Poisoned, waited)

@@ -30,21 +30,22 @@ var arrows = map[string][]string{
 	"discovery/registrar":    {"discovery", "discovery/etcd", "discovery/dialect", "internal/backoff"},
 	"discovery/grpcresolver": {"discovery"},
 	"picker":                 {"discovery", "metrics"},
-	"proxy":                  {"proxy/retry", "picker", "discovery", "metrics"},
+	"traffic":                {"picker", "discovery"},
+	"proxy":                  {"proxy/retry", "proxy/transport", "traffic", "picker", "discovery", "metrics"},
 	"proxy/retry":            {},
-	"proxy/transport":        {"metrics", "internal/logsample"},
-	"proxy/grpcengine":       {"proxy", "proxy/retry", "proxy/transport", "picker", "internal/logsample"},
+	"proxy/transport":        {"traffic", "metrics", "internal/logsample"},
+	"proxy/grpcengine":       {"proxy", "proxy/retry", "traffic", "proxy/transport", "picker", "internal/logsample"},
 	"proxy/h2":               {},
 	"proxy/h2/hpack":         {},
 	"proxy/relay/netpoll":    {},
 	"proxy/relay": {
-		"proxy", "proxy/retry", "proxy/transport", "picker", "metrics", "proxy/h2", "proxy/h2/hpack", "proxy/relay/netpoll", "internal/logsample",
+		"proxy", "proxy/retry", "traffic", "proxy/transport", "picker", "metrics", "proxy/h2", "proxy/h2/hpack", "proxy/relay/netpoll", "internal/logsample",
 	},
 
 	// Around them.
-	"configs":      {"discovery", "discovery/etcd", "picker", "internal/strictyaml"},
+	"configs":      {"traffic", "discovery", "discovery/etcd", "picker", "internal/strictyaml"},
 	"admin":        {"proxy"},
-	"internal/app": {"admin", "configs", "proxy/grpcengine", "proxy/relay", "proxy/transport", "proxy", "discovery", "discovery/etcd", "discovery/registry", "discovery/file", "metrics", "internal/portowner"},
+	"internal/app": {"admin", "configs", "proxy/grpcengine", "proxy/relay", "proxy/transport", "proxy", "traffic", "discovery", "discovery/etcd", "discovery/registry", "discovery/file", "metrics", "internal/portowner"},
 	"cmd/lbproxy": {
 		"internal/app", "configs", "proxy", "picker", "discovery", "discovery/dialect", "discovery/etcd", "discovery/file", "discovery/registrar",
 		"metrics", "internal/filewatch", "internal/terminal",
@@ -67,7 +68,7 @@ var arrows = map[string][]string{
 	"internal/etcdtest":  {"internal/embedetcd"},
 	"cmd/lbproxy-dev": {
 		"internal/app", "internal/embedetcd", "internal/terminal", "internal/portowner", "configs", "discovery", "discovery/etcd",
-		"discovery/registrar", "proxy", "picker",
+		"discovery/registrar", "proxy", "traffic", "picker",
 		"internal/flagfault",
 	},
 	"bench":    {},
@@ -156,7 +157,7 @@ func TestProductionBinaryCarriesNoTestHelpers(t *testing.T) {
 		}
 	}
 	reach(production)
-	for _, part := range []string{"discovery/registry", "discovery/file", "discovery/registrar", "picker", "proxy", "proxy/grpcengine", "configs", "admin"} {
+	for _, part := range []string{"discovery/registry", "discovery/file", "discovery/registrar", "picker", "traffic", "proxy", "proxy/grpcengine", "configs", "admin"} {
 		if !linked[part] {
 			t.Errorf("%s does not reach %s, so it cannot be the product", production, part)
 		}

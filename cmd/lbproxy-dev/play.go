@@ -36,28 +36,28 @@ func play(ctx context.Context, o *options, stdout, stderr io.Writer) (err error)
 	if err != nil {
 		return err
 	}
-	t, err := newTraffic(p.proxy)
+	c, err := newCaller(p.proxy)
 	if err != nil {
 		return errors.Join(err, p.stop())
 	}
 	began := time.Now()
 	if _, err = fmt.Fprint(stdout, p.banner(o.policy)); err == nil {
-		err = p.show(ctx, t, o.rate, stdout, shown)
+		err = p.show(ctx, c, o.rate, stdout, shown)
 	}
 	if shown != nil {
 		shown.Keep()
 	}
 	lasted := time.Since(began).Round(time.Second)
-	if err := errors.Join(err, t.close(), p.stop()); err != nil {
+	if err := errors.Join(err, c.close(), p.stop()); err != nil {
 		return err
 	}
-	sent := t.counted()
+	sent := c.counted()
 	_, err = fmt.Fprintf(stdout, "\nSent %d calls in %v, %d failed. Everything has stopped.\n", sent.ended, lasted, sent.failed)
 	return err
 }
 
 // show sends calls and draws the table until ctx is done.
-func (p *playground) show(ctx context.Context, t *traffic, rate int, stdout io.Writer, shown *terminal.Screen) error {
+func (p *playground) show(ctx context.Context, c *caller, rate int, stdout io.Writer, shown *terminal.Screen) error {
 	ctx, cancel := context.WithCancel(ctx)
 	var flowing sync.WaitGroup
 	defer flowing.Wait()
@@ -75,9 +75,9 @@ func (p *playground) show(ctx context.Context, t *traffic, rate int, stdout io.W
 		}
 		rows := counted.rows(time.Now(), status)
 		if looks == 0 { // after the tally has begun, before the first call
-			flowing.Go(func() { t.flow(ctx, rate) }) // ends by cancel
+			flowing.Go(func() { c.flow(ctx, rate) }) // ends by cancel
 		}
-		text := liveTable(rows, time.Since(counted.since), t.counted())
+		text := liveTable(rows, time.Since(counted.since), c.counted())
 		switch {
 		case shown != nil:
 			err = shown.Draw(text)
@@ -132,12 +132,12 @@ func playOnce(ctx context.Context, o *options, stdout, stderr io.Writer) error {
 
 // once sends the calls and compares what the servers got with what they should have got.
 func (p *playground) once(ctx context.Context) (*onceReport, error) {
-	t, err := newTraffic(p.proxy)
+	c, err := newCaller(p.proxy)
 	if err != nil {
 		return nil, err
 	}
-	defer t.close()
-	if err := t.send(ctx, onceCalls); err != nil {
+	defer c.close()
+	if err := c.send(ctx, onceCalls); err != nil {
 		return nil, err
 	}
 	status, err := p.status(ctx)
@@ -150,7 +150,7 @@ func (p *playground) once(ctx context.Context) (*onceReport, error) {
 		arrived[s.addr] = s.calls.Load()
 	}
 	rows := newRows(status.Policy, status.Instances, func(in picker.EndpointStatus) uint64 { return arrived[in.Addr] })
-	sent := t.counted()
+	sent := c.counted()
 	r := &onceReport{Policy: status.Policy, Calls: sent.ended, Failed: sent.failed, Instances: rows}
 	r.Mismatches = append([]string{}, mismatches(status.Policy, rows)...) // never null in JSON
 	if sent.failed > 0 {

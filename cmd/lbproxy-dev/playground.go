@@ -21,6 +21,7 @@ import (
 	"github.com/lbproxy/lbproxy/internal/terminal"
 	"github.com/lbproxy/lbproxy/picker"
 	"github.com/lbproxy/lbproxy/proxy"
+	"github.com/lbproxy/lbproxy/traffic"
 )
 
 const (
@@ -166,13 +167,13 @@ func (p *playground) serveWeights(at address) error {
 
 // proxyConfig is lbproxy's configuration on the playground's etcd.
 func (p *playground) proxyConfig(o *options) *configs.Config {
-	hello := configs.DefaultService()
+	hello := traffic.DefaultService()
 	hello.Policy = o.policy
 	cfg := configs.Default()
 	cfg.Listeners = []configs.Listener{{Address: o.listen.orFree()}}
 	cfg.Admin.Address = o.admin.orFree()
 	cfg.Discovery.Etcd.Endpoints = []string{p.etcd}
-	cfg.Services = map[string]configs.Service{service: hello}
+	cfg.Services = map[string]traffic.Service{service: hello}
 	cfg.DrainTimeout = drainTimeout
 	cfg.Log.Level = o.logLevel().String()
 	return cfg

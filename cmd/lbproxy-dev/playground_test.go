@@ -118,7 +118,7 @@ func TestAWeightIsChangedByEtcdctl(t *testing.T) {
 // Grpcurl finds the method by reflection, through the proxy.
 func TestServersDescribeThemselves(t *testing.T) {
 	p := startPlayground(t)
-	calls, err := newTraffic(p.proxy)
+	calls, err := newCaller(p.proxy)
 	if err != nil {
 		t.Fatal(err)
 	}

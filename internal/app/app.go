@@ -35,9 +35,8 @@ type App struct {
 	source   source
 	engine   proxy.Engine
 	services *proxy.Directory
-	policy   *proxy.Policy
 
-	listeners []listener
+	listeners []proxy.Listener
 	admin     net.Listener
 	scrape    net.Listener // nil unless metrics.address is set
 
@@ -45,11 +44,6 @@ type App struct {
 	unmet    atomic.Pointer[error] // why the registry has not answered yet; nil once it has
 	draining atomic.Bool
 	reload   sync.Mutex // held by Reload
-}
-
-type listener struct {
-	net.Listener
-	service string
 }
 
 // New opens everything that cfg names, and fails if it cannot. Etcd need not be there. If New succeeds, Run
@@ -72,19 +66,17 @@ func New(cfg *configs.Config, version string, log *zap.Logger, level zap.AtomicL
 		return nil, err
 	}
 	a.source = source
-	a.engine = newEngine(cfg, a.AdminAddr(), a.registry, log)
 	a.services = proxy.NewDirectory(proxy.DirectoryConfig{
 		Source:      source,
-		Dial:        a.engine.Dial,
 		IdleRelease: cfg.Discovery.IdleRelease,
 		MaxOnDemand: cfg.Discovery.MaxOnDemand,
-		Default:     serviceConfig(configs.DefaultService()),
 		Calls:       metrics.NewCalls(a.registry),
 		Endpoints:   metrics.NewEndpoints(a.registry),
 		Log:         log,
 	})
-	a.policy = proxy.NewPolicy(a.services)
-	a.apply(cfg)
+	a.engine = newEngine(cfg, proxy.NewRouter(a.services), a.AdminAddr(), a.registry, log)
+	a.setLevel(cfg)
+	a.services.Start(a.engine, rules(cfg))
 	return a, nil
 }
 
@@ -103,7 +95,7 @@ func (a *App) listen(cfg *configs.Config) (err error) {
 		if err != nil {
 			return &ListenError{fmt.Sprintf("listeners[%d].address", i), portowner.Explain(err, l.Address)}
 		}
-		a.listeners = append(a.listeners, listener{opened, l.Service})
+		a.listeners = append(a.listeners, proxy.Listener{Listener: opened, Service: l.Service})
 	}
 	if a.admin, err = net.Listen("tcp", cfg.Admin.Address); err != nil {
 		return &ListenError{"admin.address", portowner.Explain(err, cfg.Admin.Address)}
@@ -164,11 +156,11 @@ func (a *App) Run(ctx context.Context) error {
 	}
 	for _, l := range a.listeners {
 		serving.Go(func() {
-			if err := a.engine.Serve(a.policy, l, l.service); err != nil {
+			if err := a.engine.Serve(l); err != nil {
 				fail(&serveError{l, err})
 			}
 		})
-		a.log.Info("listening for calls", zap.Stringer("address", l.Addr()), zap.String("service", l.service))
+		a.log.Info("listening for calls", zap.Stringer("address", l.Addr()), zap.String("service", l.Service))
 	}
 	a.log.Info("listening for admin", zap.Stringer("address", a.admin.Addr()))
 	serving.Go(func() { a.awaitSource(ctx) })
@@ -190,7 +182,7 @@ func (a *App) Run(ctx context.Context) error {
 // maxWebConnections is how many there may be to a web server, so that they leave descriptors to calls. Others wait.
 const maxWebConnections = 32
 
-// serveError is why a listener stopped to accept.
+// serveError is why a listener stopped accepting.
 type serveError struct {
 	l   net.Listener
 	err error

@@ -16,10 +16,11 @@ import (
 )
 
 // newEngine makes the engine that is configured. Admin is the address of the admin API.
-func newEngine(cfg *configs.Config, admin string, reg prometheus.Registerer, log *zap.Logger) proxy.Engine {
+func newEngine(cfg *configs.Config, router *proxy.Router, admin string, reg prometheus.Registerer, log *zap.Logger) proxy.Engine {
+	dialer := transport.NewDialer()
 	d := transport.NewDescriptors(transport.DescriptorLimit(), descriptorsInUse(cfg), metrics.NewDescriptors(reg), log)
 	if cfg.Engine != configs.EngineRelay {
-		return grpcengine.New(d, admin, log)
+		return grpcengine.New(router, dialer, d, admin, log)
 	}
 	r := cfg.Relay
 	c := relay.Config{
@@ -34,7 +35,7 @@ func newEngine(cfg *configs.Config, admin string, reg prometheus.Registerer, log
 		HandshakeTimeout: r.HandshakeTimeout,
 		Admin:            admin,
 	}
-	return relay.New(c, d, metrics.NewRelay(reg, c.Workers, c.Memory), log)
+	return relay.New(c, router, dialer, d, metrics.NewRelay(reg, c.Workers, c.Memory), log)
 }
 
 // descriptorsInUse is how many file descriptors are in use as long as the process lives: for standard input and

@@ -7,7 +7,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/lbproxy/lbproxy/configs"
-	"github.com/lbproxy/lbproxy/proxy"
+	"github.com/lbproxy/lbproxy/traffic"
 )
 
 // Ready returns nil when calls can be taken, and otherwise why not.
@@ -38,7 +38,8 @@ func (a *App) Reload(next *configs.Config) {
 	defer a.reload.Unlock()
 	now, changed, restart := a.config.Load().Reload(next)
 	a.config.Store(now)
-	a.apply(now)
+	a.setLevel(now) // first, because what follows logs
+	a.services.Configure(rules(now))
 	a.reloads.Reloaded(len(restart))
 	if len(changed) > 0 {
 		a.log.Info("configuration changed", zap.Strings("keys", changed))
@@ -54,25 +55,12 @@ func (a *App) ReloadFailed(err error) {
 	a.log.Error("new configuration is wrong; the running one stays", zap.Error(err))
 }
 
-func (a *App) apply(cfg *configs.Config) {
-	// First, because what follows logs.
+func (a *App) setLevel(cfg *configs.Config) {
 	if level, err := zap.ParseAtomicLevel(cfg.Log.Level); err == nil { // validated before
 		a.level.SetLevel(level.Level())
 	}
-	services := map[string]proxy.ServiceConfig{}
-	for name, s := range cfg.Services {
-		services[name] = serviceConfig(s)
-	}
-	a.services.Configure(services)
-	var routes []proxy.Route
-	for _, r := range cfg.Routes {
-		routes = append(routes, proxy.Route(r))
-	}
-	a.policy.SetRoutes(routes)
 }
 
-func serviceConfig(s configs.Service) proxy.ServiceConfig {
-	return proxy.ServiceConfig{
-		Policy: s.Policy, Version: s.Version, WaitTimeout: s.WaitTimeout, Keepalive: proxy.Keepalive(s.Keepalive),
-	}
+func rules(cfg *configs.Config) *traffic.Rules {
+	return &traffic.Rules{Routes: cfg.Routes, Services: cfg.Services}
 }

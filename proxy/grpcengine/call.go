@@ -19,33 +19,33 @@ import (
 
 	"github.com/lbproxy/lbproxy/proxy"
 	"github.com/lbproxy/lbproxy/proxy/retry"
+	"github.com/lbproxy/lbproxy/traffic"
 )
 
-// front is one listener's way into the policy.
-type front struct {
-	engine   *Engine
-	policy   *proxy.Policy
-	listener string
-	service  string // that the listener is bound to, if any
+// listener is where a call came in.
+type listener struct {
+	engine  *Engine
+	address string
+	service string // that all its calls are for, if any
 }
 
 // relay is the interceptor through which every call goes, from its arrival to its end.
-func (f *front) relay(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
+func (l *listener) relay(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
 	ctx, cancel := context.WithCancelCause(stream.Context())
 	defer cancel(nil)
-	defer context.AfterFunc(f.engine.forced, func() { cancel(context.Cause(f.engine.forced)) })()
+	defer context.AfterFunc(l.engine.forced, func() { cancel(context.Cause(l.engine.forced)) })()
 
 	md, _ := metadata.FromIncomingContext(ctx)
 	c := &call{metadata: md, authority: first(md[":authority"]), answer: answer{headers: make(chan struct{})}}
 	c.ctx = context.WithValue(ctx, callKey{}, c)
 	c.caller = &callerStream{ServerStream: stream, ctx: c.ctx}
-	err := f.policy.Begin(&c.Call, &proxy.Request{
-		Listener:  f.listener,
-		Bound:     f.service,
+	err := l.engine.router.Begin(&c.Call, &traffic.Request{
+		Listener:  l.address,
+		Bound:     l.service,
 		Method:    info.FullMethod,
 		Authority: c.authority,
-		Service:   first(md[proxy.ServiceKey]),
-		Version:   first(md[proxy.VersionKey]),
+		Service:   first(md[traffic.ServiceKey]),
+		Version:   first(md[traffic.VersionKey]),
 		Header:    md,
 	}, time.Now())
 	if err != nil {
@@ -92,7 +92,7 @@ func (c *call) forwarded() metadata.MD {
 	md := make(metadata.MD, len(c.metadata))
 	for key, values := range c.metadata {
 		switch {
-		case strings.HasPrefix(key, ":"), strings.HasPrefix(key, proxy.MetadataPrefix):
+		case strings.HasPrefix(key, ":"), strings.HasPrefix(key, traffic.MetadataPrefix):
 		case key == "content-type", key == "user-agent", key == "grpc-accept-encoding":
 		default:
 			md[key] = values

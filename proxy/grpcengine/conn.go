@@ -45,8 +45,11 @@ type conn struct {
 
 var errLost = errors.New("the connection has ended")
 
+// Reload implements [proxy.Engine]. There are no settings that this engine knows.
+func (e *Engine) Reload(*transport.Live) {}
+
 // Dial implements [proxy.Engine].
-func (e *Engine) Dial(ep *picker.Endpoint) picker.Conn {
+func (e *Engine) Dial(ep *picker.Endpoint, _ *transport.Live) picker.Conn {
 	c := &conn{
 		endpoint: ep, share: e.descriptors.Share(1), dialer: e.dialer,
 		watched: make(chan struct{}), again: make(chan struct{}, 1),

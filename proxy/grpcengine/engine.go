@@ -48,8 +48,9 @@ var _ proxy.Engine = (*Engine)(nil)
 
 // Engine implements [proxy.Engine].
 type Engine struct {
-	descriptors *transport.Descriptors
+	router      *proxy.Router
 	dialer      *transport.Dialer
+	descriptors *transport.Descriptors
 	admin       string
 	log         *zap.Logger
 
@@ -64,19 +65,21 @@ type Engine struct {
 
 // New returns an engine that serves nothing yet. Admin is where health checks are answered, for those that ask at the
 // port of calls.
-func New(d *transport.Descriptors, admin string, log *zap.Logger) *Engine {
-	// Callers can make much of it happen without end.
-	e := &Engine{descriptors: d, dialer: transport.NewDialer(), admin: admin, log: log.WithOptions(logsample.First(5, time.Second))}
+func New(r *proxy.Router, dialer *transport.Dialer, d *transport.Descriptors, admin string, log *zap.Logger) *Engine {
+	e := &Engine{
+		router: r, dialer: dialer, descriptors: d, admin: admin,
+		log: log.WithOptions(logsample.First(5, time.Second)), // callers can make much of it happen without end
+	}
 	e.forced, e.force = context.WithCancelCause(context.Background())
 	return e
 }
 
 // Serve implements [proxy.Engine].
-func (e *Engine) Serve(p *proxy.Policy, l net.Listener, service string) error {
-	f := &front{engine: e, policy: p, listener: l.Addr().String(), service: service}
+func (e *Engine) Serve(l proxy.Listener) error {
+	at := &listener{engine: e, address: l.Addr().String(), service: l.Service}
 	s := grpc.NewServer(
 		grpc.ForceServerCodecV2(rawCodec{}),
-		grpc.StreamInterceptor(f.relay),
+		grpc.StreamInterceptor(at.relay),
 		grpc.UnknownServiceHandler(grpcproxy.TransparentHandler(direct)),
 		grpc.StatsHandler(requestEncoding{}),
 		grpc.MaxRecvMsgSize(math.MaxInt),
@@ -92,7 +95,7 @@ func (e *Engine) Serve(p *proxy.Policy, l net.Listener, service string) error {
 		l.Close()
 		return nil
 	}
-	return s.Serve(callers{l, e})
+	return s.Serve(callers{l.Listener, e})
 }
 
 // callers accepts connections.

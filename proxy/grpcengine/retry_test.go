@@ -21,6 +21,7 @@ import (
 	"github.com/lbproxy/lbproxy/proxy"
 	"github.com/lbproxy/lbproxy/proxy/grpcengine"
 	"github.com/lbproxy/lbproxy/proxy/transport"
+	"github.com/lbproxy/lbproxy/traffic"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -38,6 +39,27 @@ func (s instances) Run(ctx context.Context, service string, publish func(discove
 	return context.Cause(ctx)
 }
 
+// endpoints are those that an engine has connected to, by address.
+type endpoints struct {
+	*grpcengine.Engine
+
+	mu sync.Mutex // protects:
+	by map[string]*picker.Endpoint
+}
+
+func (e *endpoints) Dial(ep *picker.Endpoint, live *transport.Live) picker.Conn {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.by[ep.Addr()] = ep
+	return e.Engine.Dial(ep, live)
+}
+
+func (e *endpoints) at(addr string) *picker.Endpoint {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.by[addr]
+}
+
 // A call that cannot be sent to the instance that was picked goes to another, which counts as a retry.
 func TestRetry(t *testing.T) {
 	live := listen(t)
@@ -49,28 +71,24 @@ func TestRetry(t *testing.T) {
 	gone.Close()
 
 	reg, log := prometheus.NewRegistry(), zap.NewNop()
-	engine := grpcengine.New(transport.NewDescriptors(1<<20, 0, metrics.NewDescriptors(reg), log), "", log)
-	var mu sync.Mutex
-	endpoints := map[string]*picker.Endpoint{}
 	services := proxy.NewDirectory(proxy.DirectoryConfig{
-		Source: instances{live.Addr().String(), gone.Addr().String()},
-		Dial: func(e *picker.Endpoint) picker.Conn {
-			mu.Lock()
-			defer mu.Unlock()
-			endpoints[e.Addr()] = e
-			return engine.Dial(e)
-		},
+		Source:      instances{live.Addr().String(), gone.Addr().String()},
 		IdleRelease: time.Hour,
-		Default:     proxy.ServiceConfig{Policy: picker.RoundRobin, WaitTimeout: time.Minute},
 		MaxOnDemand: 1,
 		Calls:       metrics.NewCalls(reg),
 		Endpoints:   metrics.NewEndpoints(reg),
 		Log:         log,
 	})
+	descriptors := transport.NewDescriptors(1<<20, 0, metrics.NewDescriptors(reg), log)
+	engine := grpcengine.New(proxy.NewRouter(services), transport.NewDialer(), descriptors, "", log)
+	dialled := &endpoints{Engine: engine, by: map[string]*picker.Endpoint{}}
+	services.Start(dialled, &traffic.Rules{
+		Services: map[string]traffic.Service{"hello": {Policy: picker.RoundRobin, WaitTimeout: time.Minute}},
+	})
 	t.Cleanup(services.Close)
 	front := listen(t)
 	served := make(chan error, 1)
-	go func() { served <- engine.Serve(proxy.NewPolicy(services), front, "hello") }()
+	go func() { served <- engine.Serve(proxy.Listener{Listener: front, Service: "hello"}) }()
 	t.Cleanup(func() {
 		engine.Shutdown(t.Context())
 		if err := <-served; err != nil {
@@ -90,10 +108,7 @@ func TestRetry(t *testing.T) {
 			t.Fatal(err)
 		}
 		// It is connected, as far as the policy has been told, and grpc-go knows better.
-		mu.Lock()
-		e := endpoints[gone.Addr().String()]
-		mu.Unlock()
-		if e != nil {
+		if e := dialled.at(gone.Addr().String()); e != nil {
 			e.SetState(picker.Ready, nil)
 		}
 	}

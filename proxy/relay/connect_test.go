@@ -23,6 +23,8 @@ import (
 	"github.com/lbproxy/lbproxy/metrics"
 	"github.com/lbproxy/lbproxy/picker"
 	"github.com/lbproxy/lbproxy/proxy"
+	"github.com/lbproxy/lbproxy/proxy/transport"
+	"github.com/lbproxy/lbproxy/traffic"
 )
 
 // connected is an engine in simulated time, whose connections to backends are pipes to what the test makes of them.
@@ -51,13 +53,15 @@ func inSimulatedTime(t *testing.T, workers int, end func(n int) backendEnd, do f
 		cfg := testConfig
 		cfg.Workers = workers
 		reg := prometheus.NewRegistry()
-		x.engine = newEngine(cfg, plentyOfDescriptors, metrics.NewRelay(reg, cfg.Workers, cfg.Memory), zap.New(core), noPoller)
-		x.engine.dialer.Connect = func(ctx context.Context, _ string) (net.Conn, error) { return x.connect(ctx, end) }
 		x.services = proxy.NewDirectory(proxy.DirectoryConfig{
-			Source: published(x.snapshots), Dial: x.engine.Dial, IdleRelease: time.Hour, Log: zap.New(core),
+			Source: published(x.snapshots), IdleRelease: time.Hour, Log: zap.New(core),
 			Calls: metrics.NewCalls(reg), Endpoints: metrics.NewEndpoints(reg),
 		})
-		x.services.Configure(map[string]proxy.ServiceConfig{service: {Policy: picker.RoundRobin, WaitTimeout: time.Second}})
+		dialer := transport.NewDialer()
+		dialer.Connect = func(ctx context.Context, _ string) (net.Conn, error) { return x.connect(ctx, end) }
+		m := metrics.NewRelay(reg, cfg.Workers, cfg.Memory)
+		x.engine = newEngine(cfg, proxy.NewRouter(x.services), dialer, plentyOfDescriptors, m, zap.New(core), noPoller)
+		x.services.Start(x.engine, rulesOf(traffic.Service{Policy: picker.RoundRobin, WaitTimeout: time.Second}))
 		x.register(1, 1)
 		do(x)
 		x.services.Close()

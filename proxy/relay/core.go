@@ -7,6 +7,7 @@ import (
 	"github.com/lbproxy/lbproxy/metrics"
 	"github.com/lbproxy/lbproxy/proxy"
 	"github.com/lbproxy/lbproxy/proxy/h2/hpack"
+	"github.com/lbproxy/lbproxy/traffic"
 )
 
 // core is the protocol state of one worker: its connections and the calls between them. Bytes and time go in,
@@ -39,7 +40,7 @@ type core struct {
 	fields  []hpack.Field
 	size    uint32 // of them, as SETTINGS_MAX_HEADER_LIST_SIZE counts
 	encoded []byte // the field block encoded last
-	request proxy.Request
+	request traffic.Request
 	status  []hpack.Field // of the proxy's own, made last
 
 	draining bool

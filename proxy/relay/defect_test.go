@@ -16,12 +16,13 @@ import (
 	"github.com/lbproxy/lbproxy/metrics"
 	"github.com/lbproxy/lbproxy/proxy"
 	"github.com/lbproxy/lbproxy/proxy/h2"
+	"github.com/lbproxy/lbproxy/proxy/transport"
 )
 
 // served is an engine of one worker behind real sockets. Its service has an instance that never connects.
 type served struct {
 	t        *testing.T
-	world    *world // for its policy
+	world    *world // for its router
 	engine   *Engine
 	registry *prometheus.Registry
 	logs     *observer.ObservedLogs
@@ -32,7 +33,7 @@ func newServed(t *testing.T) *served {
 	level, logs := observer.New(zap.ErrorLevel)
 	s.logs = logs
 	m := metrics.NewRelay(s.registry, testConfig.Workers, testConfig.Memory)
-	s.engine = New(testConfig, plentyOfDescriptors, m, zap.New(level))
+	s.engine = New(testConfig, nil, transport.NewDialer(), plentyOfDescriptors, m, zap.New(level))
 	t.Cleanup(func() {
 		ctx, cancel := context.WithCancel(context.Background())
 		cancel()
@@ -53,14 +54,15 @@ type remote struct {
 	next uint32
 }
 
-// connect listens for one caller, and connects it. A nil policy is a defect in every call.
-func (s *served) connect(p *proxy.Policy) *remote {
+// connect listens for one caller, and connects it. A nil router is a defect in every call.
+func (s *served) connect(router *proxy.Router) *remote {
 	s.t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	go s.engine.Serve(p, l, service) // ends by Shutdown
+	s.engine.router = router
+	go s.engine.Serve(proxy.Listener{Listener: l, Service: service}) // ends by Shutdown
 	nc, err := net.Dial("tcp", l.Addr().String())
 	if err != nil {
 		s.t.Fatal(err)
@@ -147,7 +149,7 @@ func (s *served) wantDefects(defects, ended int) {
 
 func TestDefectInACall(t *testing.T) {
 	s := newServed(t)
-	good, bad := s.connect(s.world.listener.policy), s.connect(nil)
+	good, bad := s.connect(s.world.listener.router), s.connect(nil)
 	good.unharmed()
 	bad.request()
 	bad.awaitEnd()
@@ -158,7 +160,7 @@ func TestDefectInACall(t *testing.T) {
 // What the defect has left of a call may be in no state to be ended in order.
 func TestDefectInATimer(t *testing.T) {
 	s := newServed(t)
-	good, bad := s.connect(s.world.listener.policy), s.connect(s.world.listener.policy)
+	good, bad := s.connect(s.world.listener.router), s.connect(s.world.listener.router)
 	bad.request()
 	bad.fr.WritePing(false, [8]byte{})
 	bad.await(http2.FramePing)
@@ -177,7 +179,7 @@ func TestDefectInATimer(t *testing.T) {
 
 func TestDefectWhileWriting(t *testing.T) {
 	s := newServed(t)
-	good, bad := s.connect(s.world.listener.policy), s.connect(s.world.listener.policy)
+	good, bad := s.connect(s.world.listener.router), s.connect(s.world.listener.router)
 	s.worker().run(func(c *core) {
 		x := &exchange{owner: bad.conn}
 		x.streams[caller].id = 1
@@ -192,7 +194,7 @@ func TestDefectWhileWriting(t *testing.T) {
 
 func TestDefectThatNobodyIsBlamedFor(t *testing.T) {
 	s := newServed(t)
-	good := s.connect(s.world.listener.policy)
+	good := s.connect(s.world.listener.router)
 	s.worker().run(func(c *core) {
 		c.timers.set(&timer{fire: func(*core) { panic("made by the test") }}, c.now)
 	})

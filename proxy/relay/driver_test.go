@@ -32,6 +32,7 @@ import (
 	"github.com/lbproxy/lbproxy/proxy/h2"
 	"github.com/lbproxy/lbproxy/proxy/relay/netpoll"
 	"github.com/lbproxy/lbproxy/proxy/transport"
+	"github.com/lbproxy/lbproxy/traffic"
 )
 
 // running is an engine in front of a server that sends back what it gets, over real sockets.
@@ -50,18 +51,19 @@ type listen = func(*testing.T) (l net.Listener, target string)
 func startRelay(t *testing.T, poller newPoller, callers, backends listen) *running {
 	reg := prometheus.NewRegistry()
 	m := metrics.NewRelay(reg, testConfig.Workers, testConfig.Memory)
-	r := &running{t: t, engine: newEngine(testConfig, plentyOfDescriptors, m, zap.NewNop(), poller), served: make(chan error, 1)}
 	services := proxy.NewDirectory(proxy.DirectoryConfig{
-		Source: instances{[]string{startEcho(t, backends)}, make(chan struct{})}, Dial: r.engine.Dial, IdleRelease: time.Hour,
+		Source: instances{[]string{startEcho(t, backends)}, make(chan struct{})}, IdleRelease: time.Hour,
 		Calls: metrics.NewCalls(reg), Endpoints: metrics.NewEndpoints(reg), Log: zap.NewNop(),
 	})
-	r.closed = services.Close
-	services.Configure(map[string]proxy.ServiceConfig{
-		service: {Policy: picker.WeightedRoundRobin, WaitTimeout: 10 * time.Second},
-	})
+	router, dialer := proxy.NewRouter(services), transport.NewDialer()
+	r := &running{
+		t: t, engine: newEngine(testConfig, router, dialer, plentyOfDescriptors, m, zap.NewNop(), poller),
+		served: make(chan error, 1), closed: services.Close,
+	}
+	services.Start(r.engine, rulesOf(traffic.Service{Policy: picker.WeightedRoundRobin, WaitTimeout: 10 * time.Second}))
 	l, target := callers(t)
 	r.target = target
-	go func() { r.served <- r.engine.Serve(proxy.NewPolicy(services), l, service) }() // ends by Shutdown
+	go func() { r.served <- r.engine.Serve(proxy.Listener{Listener: l, Service: service}) }() // ends by Shutdown
 	return r
 }
 

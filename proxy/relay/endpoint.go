@@ -12,6 +12,7 @@ import (
 // endpointConns is the connections of all workers to an endpoint.
 type endpointConns struct {
 	endpoint *picker.Endpoint
+	live     *transport.Live
 	pools    []*connPool  // by worker
 	waiting  atomic.Int64 // calls, for a stream
 	share    *transport.Share

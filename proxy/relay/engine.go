@@ -31,9 +31,10 @@ var _ proxy.Engine = (*Engine)(nil)
 
 // Engine implements [proxy.Engine].
 type Engine struct {
+	router      *proxy.Router
 	workers     []*worker
-	descriptors *transport.Descriptors
 	dialer      *transport.Dialer
+	descriptors *transport.Descriptors
 	callers     sync.WaitGroup // their connections
 	turn        atomic.Uint32  // of the workers to get a caller's connection
 
@@ -42,22 +43,25 @@ type Engine struct {
 	down      bool
 }
 
-// listener is where callers come from, and the policy for their calls.
+// listener is where callers come from, and the router of their calls.
 type listener struct {
-	policy  *proxy.Policy
+	router  *proxy.Router
 	addr    string
 	service string // that the listener is bound to, if any
 }
 
 // New returns an engine that serves nothing yet.
-func New(cfg Config, d *transport.Descriptors, m *metrics.Relay, log *zap.Logger) *Engine {
-	return newEngine(cfg, d, m, log, netpoll.NewPoller)
+func New(
+	cfg Config, r *proxy.Router, dialer *transport.Dialer, d *transport.Descriptors, m *metrics.Relay, log *zap.Logger,
+) *Engine {
+	return newEngine(cfg, r, dialer, d, m, log, netpoll.NewPoller)
 }
 
 func newEngine(
-	cfg Config, d *transport.Descriptors, m *metrics.Relay, log *zap.Logger, newPoller newPoller,
+	cfg Config, r *proxy.Router, dialer *transport.Dialer, d *transport.Descriptors, m *metrics.Relay, log *zap.Logger,
+	newPoller newPoller,
 ) *Engine {
-	e := &Engine{descriptors: d, dialer: transport.NewDialer()}
+	e := &Engine{router: r, dialer: dialer, descriptors: d}
 	log = log.WithOptions(logsample.First(5, time.Second)) // peers can make much of it happen without end
 	for i := range cfg.Workers {
 		w := newWorker(cfg, i, m, log)
@@ -69,9 +73,9 @@ func newEngine(
 }
 
 // Dial implements [proxy.Engine].
-func (e *Engine) Dial(ep *picker.Endpoint) picker.Conn {
+func (e *Engine) Dial(ep *picker.Endpoint, live *transport.Live) picker.Conn {
 	all := &endpointConns{
-		endpoint: ep, states: make([]picker.State, len(e.workers)), share: e.descriptors.Share(len(e.workers)), dialer: e.dialer,
+		endpoint: ep, live: live, states: make([]picker.State, len(e.workers)), share: e.descriptors.Share(len(e.workers)), dialer: e.dialer,
 	}
 	for _, w := range e.workers {
 		all.pools = append(all.pools, newConnPool(w, all))
@@ -82,9 +86,14 @@ func (e *Engine) Dial(ep *picker.Endpoint) picker.Conn {
 	return all
 }
 
+// Reload implements [proxy.Engine].
+func (e *Engine) Reload(live *transport.Live) {
+	e.runAll(func(c *core) { c.reload(live) })
+}
+
 // Serve implements [proxy.Engine].
-func (e *Engine) Serve(p *proxy.Policy, l net.Listener, service string) error {
-	from := &listener{policy: p, addr: l.Addr().String(), service: service}
+func (e *Engine) Serve(l proxy.Listener) error {
+	from := &listener{router: e.router, addr: l.Addr().String(), service: l.Service}
 	if !e.add(l) {
 		return l.Close()
 	}

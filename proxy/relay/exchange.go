@@ -154,7 +154,7 @@ func (x *exchange) open(cn *conn) {
 	st.expected = -1
 	cn.nextID += 2
 	cn.streams[st.id] = x
-	cn.keepAlive(x.call.Keepalive())
+	cn.keepAlive()
 	noBody := st.queue.len == 0 && st.last == endStream
 	x.setStage(asking, cn.core.now)
 	cn.writeRequest(x, noBody)

@@ -11,8 +11,8 @@ import (
 	"golang.org/x/net/http2/hpack"
 
 	"github.com/lbproxy/lbproxy/picker"
-	"github.com/lbproxy/lbproxy/proxy"
 	"github.com/lbproxy/lbproxy/proxy/h2"
+	"github.com/lbproxy/lbproxy/traffic"
 )
 
 // echo has a backend answer every call by itself: headers at the request's, and back what it sends.
@@ -420,9 +420,9 @@ func (in *interleaved) doMore(what, whom, n byte) {
 		p.resume()
 		p.settings(setting{ID: http2.SettingMaxHeaderListSize, Val: uint32(n) * 4})
 	case 30:
-		w.configure(proxy.ServiceConfig{
+		w.configure(traffic.Service{
 			Policy: picker.WeightedRoundRobin, WaitTimeout: time.Second,
-			Keepalive: proxy.Keepalive{Time: time.Duration(n) * time.Second, Timeout: 2 * time.Second},
+			Keepalive: traffic.Keepalive{Time: time.Duration(n) * time.Second, Timeout: 2 * time.Second},
 		})
 	}
 }

@@ -9,9 +9,9 @@ import (
 	"google.golang.org/grpc/codes"
 
 	"github.com/lbproxy/lbproxy/metrics"
-	"github.com/lbproxy/lbproxy/proxy"
 	"github.com/lbproxy/lbproxy/proxy/h2"
 	"github.com/lbproxy/lbproxy/proxy/h2/hpack"
+	"github.com/lbproxy/lbproxy/traffic"
 )
 
 // fieldsSize is the size of fields, as SETTINGS_MAX_HEADER_LIST_SIZE counts.
@@ -147,19 +147,19 @@ func (c *conn) reject(h h2.FrameHeader, why metrics.Rejection, code h2.ErrCode) 
 // begin routes the call and picks its endpoint.
 func (c *core) begin(x *exchange, l *listener) {
 	r := &c.request
-	*r = proxy.Request{Listener: l.addr, Bound: l.service, Header: requestHeader{x}}
+	*r = traffic.Request{Listener: l.addr, Bound: l.service, Header: requestHeader{x}}
 	ours := false
 	for i := range x.request {
 		field := &x.request[i]
-		ours = ours || strings.HasPrefix(field.Name, proxy.MetadataPrefix)
+		ours = ours || strings.HasPrefix(field.Name, traffic.MetadataPrefix)
 		switch field.Name {
 		case ":path":
 			r.Method = field.Value
 		case ":authority":
 			r.Authority = field.Value
-		case proxy.ServiceKey:
+		case traffic.ServiceKey:
 			r.Service = field.Value
-		case proxy.VersionKey:
+		case traffic.VersionKey:
 			r.Version = field.Value
 		case "grpc-timeout":
 			if d, ok := parseTimeout(field.Value); ok {
@@ -167,7 +167,7 @@ func (c *core) begin(x *exchange, l *listener) {
 			}
 		}
 	}
-	if err := l.policy.Begin(&x.call, r, x.began); err != nil {
+	if err := l.router.Begin(&x.call, r, x.began); err != nil {
 		x.fail(c, err)
 		return
 	}
@@ -180,7 +180,7 @@ func (c *core) begin(x *exchange, l *listener) {
 
 // consume takes out of the request what is the proxy's own.
 func (x *exchange) consume(c *core) {
-	x.request = slices.DeleteFunc(x.request, func(f hpack.Field) bool { return strings.HasPrefix(f.Name, proxy.MetadataPrefix) })
+	x.request = slices.DeleteFunc(x.request, func(f hpack.Field) bool { return strings.HasPrefix(f.Name, traffic.MetadataPrefix) })
 	x.resized(c)
 }
 

@@ -3,13 +3,14 @@ package relay
 import (
 	"time"
 
-	"github.com/lbproxy/lbproxy/proxy"
 	"github.com/lbproxy/lbproxy/proxy/h2"
+	"github.com/lbproxy/lbproxy/proxy/transport"
+	"github.com/lbproxy/lbproxy/traffic"
 )
 
 // keepalive finds out whether a silent backend is still there, while calls run.
 type keepalive struct {
-	proxy.Keepalive
+	traffic.Keepalive
 	asked  time.Time // by a PING that nothing has followed; zero if there is none
 	pinged bool      // at some time
 	timer  timer
@@ -25,21 +26,41 @@ const (
 // keepalivePing is what our PINGs carry. Whatever comes after one answers it.
 var keepalivePing = [8]byte{'a', 'l', 'i', 'v', 'e'}
 
-// watch begins to look after a connection that a call is opened on, as its service wants it.
-func (c *conn) keepAlive(k proxy.Keepalive) {
-	if k.Time > 0 {
-		k.Time = max(k.Time, time.Duration(c.pool.all.pingInterval.Load()))
-	}
-	if c.keepalive == nil {
-		if k.Time <= 0 {
-			return
+// reload makes open connections what their service's settings have become.
+func (c *core) reload(live *transport.Live) {
+	for cn := range c.conns {
+		if cn.side == backend && cn.pool.all.live == live {
+			c.current = cn
+			cn.setKeepalive(live.Load().Keepalive)
 		}
-		c.keepalive = &keepalive{timer: timer{fire: c.checkAlive}}
 	}
-	c.keepalive.Keepalive = k
-	if k.Time > 0 && c.keepalive.timer.place == 0 {
-		c.heard, c.keepalive.asked = c.core.now, time.Time{}
-		c.core.set(&c.keepalive.timer, c.core.now.Add(k.Time))
+}
+
+// setKeepalive makes the connection be looked after from now on as its service wants it.
+func (c *conn) setKeepalive(settings traffic.Keepalive) {
+	if c.keepalive != nil {
+		c.core.timers.remove(&c.keepalive.timer)
+	}
+	if settings.Time <= 0 {
+		c.keepalive = nil
+		return
+	}
+	c.keepalive = &keepalive{Keepalive: settings, timer: timer{fire: c.checkAlive}}
+	if len(c.streams) > 0 {
+		c.keepAlive()
+	}
+}
+
+// keepAlive looks after a connection that calls run on, if its service wants it.
+func (c *conn) keepAlive() {
+	k := c.keepalive
+	if k == nil {
+		return
+	}
+	k.Time = max(k.Time, time.Duration(c.pool.all.pingInterval.Load()))
+	if k.timer.place == 0 {
+		c.heard, k.asked = c.core.now, time.Time{}
+		c.core.set(&k.timer, c.core.now.Add(k.Time))
 	}
 }
 
@@ -47,7 +68,7 @@ func (c *conn) checkAlive(core *core) {
 	k := c.keepalive
 	core.current = c
 	switch {
-	case len(c.streams) == 0 || k.Time <= 0:
+	case len(c.streams) == 0:
 		return // until the next call
 	case k.asked.IsZero() && core.now.Sub(c.heard) >= k.Time:
 		k.asked, k.pinged = core.now, true
@@ -76,7 +97,7 @@ func (c *conn) keepsAlive() {
 // many of them (gRFC A8). It returns what that time is now; 0 if it stays as it was.
 func (c *conn) pingLess(text string) time.Duration {
 	k, interval := c.keepalive, &c.pool.all.pingInterval
-	if k == nil || !k.pinged && text != tooManyPings || k.Time <= 0 {
+	if k == nil || !k.pinged && text != tooManyPings {
 		return 0
 	}
 	for {

@@ -9,7 +9,7 @@ import (
 	"golang.org/x/net/http2"
 
 	"github.com/lbproxy/lbproxy/picker"
-	"github.com/lbproxy/lbproxy/proxy"
+	"github.com/lbproxy/lbproxy/traffic"
 )
 
 func TestMaxConnectionAge(t *testing.T) {
@@ -54,8 +54,8 @@ const (
 // watched is a pair whose service has the backend asked whether it is there, after silence.
 func watched(t *testing.T) (w *world, c, b *peer) {
 	w, c, b = pair(t)
-	w.configure(proxy.ServiceConfig{
-		Policy: picker.WeightedRoundRobin, WaitTimeout: time.Second, Keepalive: proxy.Keepalive{Time: silence, Timeout: patience},
+	w.configure(traffic.Service{
+		Policy: picker.WeightedRoundRobin, WaitTimeout: time.Second, Keepalive: traffic.Keepalive{Time: silence, Timeout: patience},
 	})
 	return w, c, b
 }
@@ -84,8 +84,8 @@ func TestKeepalive(t *testing.T) {
 	})
 	t.Run("a backend that answers, more often than it must", func(t *testing.T) {
 		w, c, b := watched(t)
-		w.configure(proxy.ServiceConfig{
-			Policy: picker.WeightedRoundRobin, WaitTimeout: time.Second, Keepalive: proxy.Keepalive{Time: patience, Timeout: silence},
+		w.configure(traffic.Service{
+			Policy: picker.WeightedRoundRobin, WaitTimeout: time.Second, Keepalive: traffic.Keepalive{Time: patience, Timeout: silence},
 		})
 		c.request(true)
 		want(t, b, "HEADERS 1 end")
@@ -167,6 +167,43 @@ func TestKeepalive(t *testing.T) {
 		c.request(true)
 		w.pass(silence)
 		want(t, b, "HEADERS 3 end", "PING ack=false")
+		w.finish()
+	})
+	t.Run("a service that comes to want it, and to want it no more, while a call runs", func(t *testing.T) {
+		w, c, b := pair(t)
+		settings := traffic.DefaultService()
+		c.request(true)
+		w.pass(10 * silence)
+		want(t, b, "HEADERS 1 end")
+		settings.Keepalive = traffic.Keepalive{Time: silence, Timeout: patience}
+		w.configure(settings)
+		w.pass(silence - time.Millisecond)
+		want(t, b)
+		w.pass(time.Millisecond)
+		want(t, b, "PING ack=false")
+		settings.Keepalive.Time = 0
+		w.configure(settings)
+		w.pass(10 * silence)
+		want(t, b)
+		if b.closed {
+			t.Error("the connection has ended for want of an answer that nobody wants any more")
+		}
+		b.only(1, "0")
+		w.finish()
+	})
+	t.Run("a service that comes to want it when a connection takes no more calls", func(t *testing.T) {
+		w, c, b := pair(t)
+		c.request(true)
+		b.fr.WriteGoAway(1, http2.ErrCodeNo, nil)
+		b.send()
+		b.got()
+		settings := traffic.DefaultService()
+		settings.Keepalive = traffic.Keepalive{Time: silence, Timeout: patience}
+		w.configure(settings)
+		w.pass(silence)
+		want(t, b, "PING ack=false")
+		w.pass(patience)
+		want(t, c, "HEADERS 1 :status=200 grpc-status=14 lbproxy-error=backend_lost end")
 		w.finish()
 	})
 	t.Run("a service that does not want it", func(t *testing.T) {
@@ -326,7 +363,7 @@ func TestFarTimes(t *testing.T) {
 	})
 	t.Run("a wait", func(t *testing.T) {
 		w := newWorld(t, "a:1")
-		w.configure(proxy.ServiceConfig{Policy: picker.WeightedRoundRobin, WaitTimeout: year})
+		w.configure(traffic.Service{Policy: picker.WeightedRoundRobin, WaitTimeout: year})
 		c := w.caller()
 		c.settings()
 		c.request(true)

@@ -78,6 +78,7 @@ func (p *connPool) newConn(in *core, d netpoll.Driver, additional bool) *conn {
 	c.pool = p
 	c.handshake = &handshake{ready: make(chan struct{}), over: make(chan struct{}), additional: additional}
 	c.life.fire = c.endIfIdle
+	c.setKeepalive(p.all.live.Load().Keepalive)
 	return c
 }
 

@@ -14,6 +14,8 @@ import (
 	"github.com/lbproxy/lbproxy/metrics"
 	"github.com/lbproxy/lbproxy/picker"
 	"github.com/lbproxy/lbproxy/proxy"
+	"github.com/lbproxy/lbproxy/proxy/transport"
+	"github.com/lbproxy/lbproxy/traffic"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -61,10 +63,8 @@ func newWorld(t testing.TB, addrs ...string) *world {
 	known := make(chan struct{})
 	w.services = proxy.NewDirectory(proxy.DirectoryConfig{
 		Source:      instances{addrs, known},
-		Dial:        w.connect,
 		IdleRelease: time.Hour,
 		MaxOnDemand: 1,
-		Default:     proxy.ServiceConfig{Policy: picker.WeightedRoundRobin, WaitTimeout: time.Second},
 		Calls:       metrics.NewCalls(w.registry),
 		Endpoints:   metrics.NewEndpoints(w.registry),
 		Log:         zap.NewNop(),
@@ -75,14 +75,17 @@ func newWorld(t testing.TB, addrs ...string) *world {
 		}
 		w.services.Close()
 	})
-	w.configure(proxy.ServiceConfig{Policy: picker.WeightedRoundRobin, WaitTimeout: time.Second})
+	w.services.Start(w, rulesOf(traffic.Service{Policy: picker.WeightedRoundRobin, WaitTimeout: time.Second}))
 	<-known
-	w.listener = &listener{policy: proxy.NewPolicy(w.services), addr: "test", service: service}
+	w.listener = &listener{router: proxy.NewRouter(w.services), addr: "test", service: service}
 	return w
 }
 
-func (w *world) configure(cfg proxy.ServiceConfig) {
-	w.services.Configure(map[string]proxy.ServiceConfig{service: cfg})
+func (w *world) configure(s traffic.Service) { w.services.Configure(rulesOf(s)) }
+
+// rulesOf are rules that list the one service.
+func rulesOf(s traffic.Service) *traffic.Rules {
+	return &traffic.Rules{Services: map[string]traffic.Service{service: s}}
 }
 
 // instances is a source that publishes once.
@@ -102,9 +105,15 @@ func (s instances) Run(ctx context.Context, service string, publish func(discove
 	return context.Cause(ctx)
 }
 
-// connect makes a pool that nobody runs: the test connects it.
-func (w *world) connect(e *picker.Endpoint) picker.Conn {
-	pool := newConnPool(nil, &endpointConns{endpoint: e, share: plentyOfDescriptors.Share(1)})
+// Reload implements [proxy.Connector].
+func (w *world) Reload(live *transport.Live) {
+	w.core.reload(live)
+	w.core.flush()
+}
+
+// Dial implements [proxy.Connector]. It makes a pool that nobody runs: the test connects it.
+func (w *world) Dial(e *picker.Endpoint, live *transport.Live) picker.Conn {
+	pool := newConnPool(nil, &endpointConns{endpoint: e, live: live, share: plentyOfDescriptors.Share(1)})
 	close(pool.stopped)
 	pool.all.pools = []*connPool{pool}
 	w.endpoints[e.Addr()], w.pools[e.Addr()] = e, pool

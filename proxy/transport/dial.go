@@ -26,8 +26,8 @@ const (
 	unackedTimeout = maxKeepAliveIdle + keepAliveCount*keepAliveInterval
 )
 
-// BackendDialer returns the dialer for connections to backends.
-func BackendDialer() *net.Dialer {
+// backendDialer returns a dialer for one connection to a backend.
+func backendDialer() *net.Dialer {
 	return &net.Dialer{
 		KeepAliveConfig: keepAlive(),
 		ControlContext:  limitUnacked,

@@ -47,7 +47,7 @@ func connect(t *testing.T, host string) (dialled, accepted net.Conn) {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	if dialled, err = transport.BackendDialer().Dial("tcp", l.Addr().String()); err != nil {
+	if dialled, err = transport.NewDialer().Connect(t.Context(), l.Addr().String()); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { dialled.Close() })

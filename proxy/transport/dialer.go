@@ -64,7 +64,7 @@ type Dialer struct {
 	Connect func(ctx context.Context, addr string) (net.Conn, error)
 }
 
-// NewDialer returns the process's dialer.
+// NewDialer returns a dialer, to be handed to whoever connects.
 func NewDialer() *Dialer {
 	return &Dialer{
 		turns: semaphore.NewWeighted(maxTurns),
@@ -73,7 +73,7 @@ func NewDialer() *Dialer {
 			return net.DefaultResolver.LookupNetIP(ctx, "ip", host)
 		},
 		Connect: func(ctx context.Context, addr string) (net.Conn, error) {
-			return BackendDialer().DialContext(ctx, "tcp", addr)
+			return backendDialer().DialContext(ctx, "tcp", addr)
 		},
 	}
 }

@@ -18,6 +18,7 @@ import (
 	"github.com/lbproxy/lbproxy/metrics"
 	"github.com/lbproxy/lbproxy/picker"
 	"github.com/lbproxy/lbproxy/proxy"
+	"github.com/lbproxy/lbproxy/traffic"
 )
 
 // mustTellOfRecentCalls checks what is said of three calls that have just gone well, and takes it out.
@@ -175,7 +176,7 @@ func TestConfigPage(t *testing.T) {
 		t.Errorf("/config = %+v", page)
 	}
 
-	p.reload(listedAs("hello", func(s *configs.Service) { s.WaitTimeout = 9 * time.Second }))
+	p.reload(listedAs("hello", func(s *traffic.Service) { s.WaitTimeout = 9 * time.Second }))
 	p.mustGet("/config", &page)
 	if got := page.Services["hello"].WaitTimeout; got != "9s" {
 		t.Errorf("wait_timeout after a reload = %s", got)

@@ -22,6 +22,7 @@ import (
 	"github.com/lbproxy/lbproxy/discovery/etcd"
 	"github.com/lbproxy/lbproxy/discovery/registrar"
 	"github.com/lbproxy/lbproxy/proxy"
+	"github.com/lbproxy/lbproxy/traffic"
 )
 
 // Stories of connecting to backends that are slow, of no use, or not there.
@@ -255,8 +256,8 @@ func TestTooManyPings(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, engine{name: configs.EngineRelay})
 	w.startInstance("hello", "", 1, onHello(func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }))
-	p := w.startProxy(listedAs("hello", func(s *configs.Service) {
-		s.Keepalive = configs.Keepalive{Time: 200 * time.Millisecond, Timeout: patience}
+	p := w.startProxy(listedAs("hello", func(s *traffic.Service) {
+		s.Keepalive = traffic.Keepalive{Time: 200 * time.Millisecond, Timeout: patience}
 	}), func(cfg *configs.Config) { cfg.Relay.Workers = 1 })
 	p.awaitReady("hello", 1)
 	cc := p.dial("hello")

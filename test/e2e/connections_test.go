@@ -15,6 +15,7 @@ import (
 	"github.com/lbproxy/lbproxy/discovery"
 	"github.com/lbproxy/lbproxy/internal/etcdtest"
 	"github.com/lbproxy/lbproxy/proxy"
+	"github.com/lbproxy/lbproxy/traffic"
 )
 
 // Stories of the relay's connections: how many there are, how long they last, how dead ones are found.
@@ -87,8 +88,8 @@ func TestKeepaliveFindsTheSilent(t *testing.T) {
 	})
 	between := etcdtest.Forward(t, b.addr)
 	w.startRegistrar(w.newClient(), "hello", discovery.Instance{Addr: between.Endpoint(), Weight: 1})
-	p := w.startProxy(listedAs("hello", func(s *configs.Service) {
-		s.Keepalive = configs.Keepalive{Time: 200 * time.Millisecond, Timeout: 200 * time.Millisecond}
+	p := w.startProxy(listedAs("hello", func(s *traffic.Service) {
+		s.Keepalive = traffic.Keepalive{Time: 200 * time.Millisecond, Timeout: 200 * time.Millisecond}
 	}))
 	p.awaitReady("hello", 1)
 	ctx, cc := within(t), p.dial("hello")
@@ -109,5 +110,45 @@ func TestKeepaliveFindsTheSilent(t *testing.T) {
 	}
 	if got := p.metrics()[`lbproxy_connections_ended_total{cause="keepalive_timeout",peer="backend"}`]; got < 1 {
 		t.Error("the end of the connection is not counted as keepalive_timeout")
+	}
+}
+
+// Settings of connections reach those that are open: a call that hangs already, because its backend says nothing any
+// more, ends when keepalive is configured, and so does the next on a connection that was idle then.
+func TestKeepaliveReachesOpenConnections(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, engine{name: configs.EngineRelay})
+	b := startBackend(t, onHello(func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }))
+	between := etcdtest.Forward(t, b.addr)
+	idle := startBackend(t)
+	betweenIdle := etcdtest.Forward(t, idle.addr)
+	client := w.newClient()
+	w.startRegistrar(client, "busy", discovery.Instance{Addr: between.Endpoint(), Weight: 1})
+	w.startRegistrar(client, "idle", discovery.Instance{Addr: betweenIdle.Endpoint(), Weight: 1})
+	p := w.startProxy(listed("busy", "idle"))
+	p.awaitReady("busy", 1)
+	p.awaitReady("idle", 1)
+	ctx, cc := within(t), p.dial("busy")
+	ended := make(chan error, 1)
+	go func() { // ends with the call
+		_, err := sayHello(ctx, cc)
+		ended <- err
+	}()
+	await(t, "the call at the backend", func() bool { return p.service("busy").Instances[0].InFlight == 1 })
+	between.Stall()
+	betweenIdle.Stall()
+	p.reload(func(cfg *configs.Config) {
+		cfg.Services = map[string]traffic.Service{}
+		for _, name := range []string{"busy", "idle"} {
+			s := traffic.DefaultService()
+			s.Keepalive = traffic.Keepalive{Time: 200 * time.Millisecond, Timeout: 200 * time.Millisecond}
+			cfg.Services[name] = s
+		}
+	})
+	if err := <-ended; status.Code(err) != codes.Unavailable || reasonOf(err) != string(proxy.BackendLost) {
+		t.Errorf("the call that ran ends by %v", err)
+	}
+	if _, err := sayHello(ctx, p.dial("idle")); status.Code(err) != codes.Unavailable || reasonOf(err) != string(proxy.BackendLost) {
+		t.Errorf("the call on the connection that was idle ends by %v", err)
 	}
 }

@@ -30,6 +30,7 @@ import (
 	"github.com/lbproxy/lbproxy/internal/embedetcd"
 	"github.com/lbproxy/lbproxy/picker"
 	"github.com/lbproxy/lbproxy/proxy"
+	"github.com/lbproxy/lbproxy/traffic"
 )
 
 // engines are those that every story is told on.
@@ -215,19 +216,19 @@ func (p *lbproxy) reload(change ...func(*configs.Config)) {
 // listed makes the proxy watch services from the start.
 func listed(services ...string) func(*configs.Config) {
 	return func(cfg *configs.Config) {
-		cfg.Services = map[string]configs.Service{}
+		cfg.Services = map[string]traffic.Service{}
 		for _, name := range services {
-			cfg.Services[name] = configs.DefaultService()
+			cfg.Services[name] = traffic.DefaultService()
 		}
 	}
 }
 
 // listedAs is listed for one service with settings of its own.
-func listedAs(service string, set func(*configs.Service)) func(*configs.Config) {
+func listedAs(service string, set func(*traffic.Service)) func(*configs.Config) {
 	return func(cfg *configs.Config) {
-		s := configs.DefaultService()
+		s := traffic.DefaultService()
 		set(&s)
-		cfg.Services = map[string]configs.Service{service: s}
+		cfg.Services = map[string]traffic.Service{service: s}
 	}
 }
 

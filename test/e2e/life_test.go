@@ -12,6 +12,7 @@ import (
 	"google.golang.org/grpc/keepalive"
 
 	"github.com/lbproxy/lbproxy/configs"
+	"github.com/lbproxy/lbproxy/traffic"
 )
 
 // A process that is killed takes its calls with it, but no later ones; when its lease has run out it is gone.
@@ -195,7 +196,7 @@ func TestCallsOutlastARestart(t *testing.T) {
 			t.Run(c.name, func(t *testing.T) {
 				w := newWorld(t, w.engine)
 				in := w.startInstance("hello", "", 1)
-				p := w.startProxy(listedAs("hello", func(s *configs.Service) { s.WaitTimeout = patience }))
+				p := w.startProxy(listedAs("hello", func(s *traffic.Service) { s.WaitTimeout = patience }))
 				p.awaitReady("hello", 1)
 				greet(t, p.dial("hello"), 1)
 				c.end(in)
@@ -222,7 +223,7 @@ func TestCallsOutlastARestart(t *testing.T) {
 func TestCallsOutlastALostLease(t *testing.T) {
 	onEveryEngine(t, func(t *testing.T, w *world) {
 		in := w.startInstance("hello", "", 1)
-		p := w.startProxy(listedAs("hello", func(s *configs.Service) { s.WaitTimeout = patience }))
+		p := w.startProxy(listedAs("hello", func(s *traffic.Service) { s.WaitTimeout = patience }))
 		p.awaitReady("hello", 1)
 		load := p.startLoad("hello", 4)
 		for range 3 {

@@ -9,6 +9,7 @@ import (
 
 	"github.com/lbproxy/lbproxy/configs"
 	"github.com/lbproxy/lbproxy/picker"
+	"github.com/lbproxy/lbproxy/traffic"
 )
 
 // What can change while the proxy runs does so under calls, without failing any.
@@ -22,7 +23,7 @@ func TestReload(t *testing.T) {
 		load := p.startLoad("hello", 2)
 
 		// Policy.
-		p.reload(listedAs("hello", func(s *configs.Service) { s.Policy = picker.RoundRobin }))
+		p.reload(listedAs("hello", func(s *traffic.Service) { s.Policy = picker.RoundRobin }))
 		if got := p.service("hello").Policy; got != picker.RoundRobin {
 			t.Errorf("policy = %s", got)
 		}
@@ -31,7 +32,7 @@ func TestReload(t *testing.T) {
 		}
 
 		// Version.
-		p.reload(listedAs("hello", func(s *configs.Service) { s.Version = "1.0.0" }))
+		p.reload(listedAs("hello", func(s *traffic.Service) { s.Version = "1.0.0" }))
 		if diff := cmp.Diff(greet(t, cc, 20), map[string]int{light.addr: 20}); diff != "" {
 			t.Errorf("answers when limited to version 1.0.0 (-got +want):\n%s", diff)
 		}
@@ -42,7 +43,7 @@ func TestReload(t *testing.T) {
 
 		// Routes.
 		p.reload(func(cfg *configs.Config) {
-			cfg.Routes = []configs.Route{{Method: "/helloworld.", Authority: "elsewhere", Service: "other"}}
+			cfg.Routes = []traffic.Route{{Method: "/helloworld.", Authority: "elsewhere", Service: "other"}}
 		})
 		if diff := cmp.Diff(greet(t, p.dial("elsewhere"), 5), map[string]int{other.addr: 5}); diff != "" {
 			t.Errorf("answers by the new route (-got +want):\n%s", diff)

@@ -11,22 +11,23 @@ import (
 	"google.golang.org/grpc/metadata"
 
 	"github.com/lbproxy/lbproxy/configs"
+	"github.com/lbproxy/lbproxy/traffic"
 )
 
 // Which service a call is for, and which of its instances.
 func TestRouting(t *testing.T) {
 	routes := func(cfg *configs.Config) {
 		cfg.Listeners = append(cfg.Listeners, configs.Listener{Address: "127.0.0.1:0", Service: "bound"})
-		cfg.Routes = []configs.Route{
+		cfg.Routes = []traffic.Route{
 			{Method: "/shop.Cart/Add", Service: "method"},
 			{Method: "/shop.", Service: "package"},
 			{Authority: "Old.Name", Service: "authority"},
 			{Headers: map[string]string{"tenant": "gold", "region": "eu"}, Service: "header"},
 			{Method: "/versioned.", Service: "versions", Version: "2.0.0"},
 		}
-		v1 := configs.DefaultService()
+		v1 := traffic.DefaultService()
 		v1.Version = "1.0.0"
-		cfg.Services = map[string]configs.Service{"versions-1": v1}
+		cfg.Services = map[string]traffic.Service{"versions-1": v1}
 	}
 	const free, bound = 0, 1 // the listeners
 	cases := []struct {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/lbproxy/lbproxy/configs"
 	"github.com/lbproxy/lbproxy/proxy"
+	"github.com/lbproxy/lbproxy/traffic"
 )
 
 // never is a drain timeout of which nobody sees the end: a proxy that ends has not waited for it.
@@ -122,7 +123,7 @@ func TestWaitingCallIsFailedAsDraining(t *testing.T) {
 		left.kill()
 		w.register(left, "hello", "", 1)
 		p := w.startProxy(drainTimeout(100*time.Millisecond),
-			listedAs("hello", func(s *configs.Service) { s.WaitTimeout = time.Minute }))
+			listedAs("hello", func(s *traffic.Service) { s.WaitTimeout = time.Minute }))
 		result := make(chan error, 1)
 		go func() { // ends with the proxy
 			_, err := sayHello(within(t), p.dial("hello"))

@@ -18,6 +18,7 @@ import (
 	"github.com/lbproxy/lbproxy/discovery"
 	"github.com/lbproxy/lbproxy/internal/etcdtest"
 	"github.com/lbproxy/lbproxy/proxy"
+	"github.com/lbproxy/lbproxy/traffic"
 )
 
 // failure is how the proxy itself fails a call.
@@ -96,7 +97,7 @@ func TestDiscoveryUnavailable(t *testing.T) {
 			change        func(*configs.Config)
 		}{
 			{"service on demand", proxy.UnknownServiceLabel, func(*configs.Config) {}},
-			{"listed service", "hello", listedAs("hello", func(s *configs.Service) { s.WaitTimeout = 50 * time.Millisecond })},
+			{"listed service", "hello", listedAs("hello", func(s *traffic.Service) { s.WaitTimeout = 50 * time.Millisecond })},
 		} {
 			t.Run(c.name, func(t *testing.T) {
 				p := w.startProxy(c.change)
@@ -174,7 +175,7 @@ func TestNoReadyEndpoint(t *testing.T) {
 			t.Run(c.name, func(t *testing.T) {
 				w := newWorld(t, w.engine)
 				w.startRegistrar(w.client, "hello", discovery.Instance{Addr: c.addr, Weight: 1})
-				p := w.startProxy(listedAs("hello", func(s *configs.Service) { s.WaitTimeout = 300 * time.Millisecond }))
+				p := w.startProxy(listedAs("hello", func(s *traffic.Service) { s.WaitTimeout = 300 * time.Millisecond }))
 				await(t, "failed instance", func() bool {
 					instances := p.service("hello").Instances
 					return len(instances) == 1 && instances[0].State == "failed"
@@ -285,7 +286,7 @@ func TestDeadlineInsideTheProxy(t *testing.T) {
 		left := startBackend(t)
 		left.kill()
 		w.register(left, "hello", "", 1)
-		p := w.startProxy(listedAs("hello", func(s *configs.Service) { s.WaitTimeout = time.Minute }))
+		p := w.startProxy(listedAs("hello", func(s *traffic.Service) { s.WaitTimeout = time.Minute }))
 		start := time.Now()
 		_, err := post(within(t), p.Addrs()[0], "/helloworld.Greeter/SayHello", metadata.Pairs("grpc-timeout", "200m"), nil)
 		if took := time.Since(start); took < 200*time.Millisecond || took > patience/2 {

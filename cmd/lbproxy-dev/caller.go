@@ -16,9 +16,9 @@ const (
 	maxInFlight = 100
 )
 
-// traffic calls the service through lbproxy, as any client does: it dials the proxy and names the service as
+// caller calls the service through lbproxy, as any client does: it dials the proxy and names the service as
 // the authority.
-type traffic struct {
+type caller struct {
 	// Immutable:
 	conn   *grpc.ClientConn
 	client greeter.GreeterClient
@@ -33,19 +33,19 @@ type callCount struct {
 	lastErr       error  // of a failed call; nil if there was none
 }
 
-func newTraffic(proxy string) (*traffic, error) {
+func newCaller(proxy string) (*caller, error) {
 	conn, err := grpc.NewClient("passthrough:///"+proxy, grpc.WithAuthority(service), grpc.WithNoProxy(),
 		grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
 		return nil, err
 	}
-	return &traffic{conn: conn, client: greeter.NewGreeterClient(conn)}, nil
+	return &caller{conn: conn, client: greeter.NewGreeterClient(conn)}, nil
 }
 
-func (t *traffic) close() error { return t.conn.Close() }
+func (c *caller) close() error { return c.conn.Close() }
 
 // flow sends calls at a rate per second until ctx is done, and waits for the last ones.
-func (t *traffic) flow(ctx context.Context, rate int) {
+func (c *caller) flow(ctx context.Context, rate int) {
 	if rate == 0 {
 		return
 	}
@@ -60,15 +60,15 @@ func (t *traffic) flow(ctx context.Context, rate int) {
 			return
 		case <-tick.C:
 			// Calls that run when ctx is done end on their own. If too many are running, the rate falls.
-			calls.TryGo(func() error { t.call(context.WithoutCancel(ctx)); return nil })
+			calls.TryGo(func() error { c.call(context.WithoutCancel(ctx)); return nil })
 		}
 	}
 }
 
 // send sends n calls one after the other, so that no server is ever busier than another. It fails if ctx ends first.
-func (t *traffic) send(ctx context.Context, n int) error {
+func (c *caller) send(ctx context.Context, n int) error {
 	for range n {
-		t.call(ctx)
+		c.call(ctx)
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
@@ -76,22 +76,22 @@ func (t *traffic) send(ctx context.Context, n int) error {
 	return nil
 }
 
-func (t *traffic) call(ctx context.Context) {
+func (c *caller) call(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	_, err := t.client.SayHello(ctx, &greeter.HelloRequest{Name: "playground"})
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.count.ended++
+	_, err := c.client.SayHello(ctx, &greeter.HelloRequest{Name: "playground"})
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.count.ended++
 	if err != nil {
-		t.count.failed++
-		t.count.lastErr = err
+		c.count.failed++
+		c.count.lastErr = err
 	}
 }
 
 // counted is the outcome of the calls so far.
-func (t *traffic) counted() callCount {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.count
+func (c *caller) counted() callCount {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.count
 }
