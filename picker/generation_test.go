@@ -226,14 +226,11 @@ func TestEndpointsStayOpenAsLongAsTheyCanBePicked(t *testing.T) {
 		if got := b.calls(t, many); len(got) != few {
 			t.Errorf("%d endpoints were picked from the next generation, want %d", len(got), few)
 		}
-		time.Sleep(time.Second) // simulated
 		for i := range w {
-			closes := 0
-			if i >= few {
-				closes = 1
-			}
-			if got := b.conns[addr(i)].closes; got != closes {
-				t.Fatalf("endpoint %d closed %d times, want %d", i, got, closes)
+			if c := b.conns[addr(i)]; i >= few {
+				<-c.closed
+			} else if c.closes != 0 {
+				t.Fatalf("endpoint %d has closed, and is a member", i)
 			}
 		}
 	})
