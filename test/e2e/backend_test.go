@@ -13,7 +13,10 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/encoding"
+	encodingproto "google.golang.org/grpc/encoding/proto"
 	hello "google.golang.org/grpc/examples/helloworld/helloworld"
+	"google.golang.org/grpc/mem"
 
 	"github.com/lbproxy/lbproxy/discovery"
 	"github.com/lbproxy/lbproxy/discovery/etcd"
@@ -110,6 +113,33 @@ func (b *backend) converse(_ any, stream grpc.ServerStream) error {
 			return err
 		}
 	}
+}
+
+// onAnyMethod has a backend answer calls of raw messages, of any method that it does not know.
+func onAnyMethod(do func(grpc.ServerStream) error) func(*backend) {
+	return func(b *backend) {
+		b.options = []grpc.ServerOption{
+			grpc.ForceServerCodecV2(protoOrRaw{}), grpc.UnknownServiceHandler(func(_ any, s grpc.ServerStream) error { return do(s) }),
+			grpc.WaitForHandlers(true),
+		}
+	}
+}
+
+// protoOrRaw is a codec of both messages that are protobuf and messages that are bytes.
+type protoOrRaw struct{ rawCodec }
+
+func (c protoOrRaw) Marshal(v any) (mem.BufferSlice, error) {
+	if _, raw := v.(*[]byte); raw {
+		return c.rawCodec.Marshal(v)
+	}
+	return encoding.GetCodecV2(encodingproto.Name).Marshal(v)
+}
+
+func (c protoOrRaw) Unmarshal(data mem.BufferSlice, v any) error {
+	if _, raw := v.(*[]byte); raw {
+		return c.rawCodec.Unmarshal(data, v)
+	}
+	return encoding.GetCodecV2(encodingproto.Name).Unmarshal(data, v)
 }
 
 // instance is a backend and its registration.

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"golang.org/x/net/http2"
+	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -125,6 +126,77 @@ func (w *world) callHostile(t *testing.T, p *process, service string, serve func
 		_, err = sayHello(ctx, dial(t, "passthrough:///"+p.calls, grpc.WithAuthority(service)))
 	})
 	return err
+}
+
+// protocolErrors are what a backend breaks its whole connection with.
+var protocolErrors = []struct {
+	name string
+	does func(f *http2.Framer, stream uint32)
+}{
+	{"DATA on stream 0", func(f *http2.Framer, _ uint32) { f.WriteRawFrame(http2.FrameData, 0, 0, []byte("x")) }},
+	{"HEADERS on stream 0", func(f *http2.Framer, _ uint32) {
+		f.WriteRawFrame(http2.FrameHeaders, http2.FlagHeadersEndHeaders, 0, []byte{0x88})
+	}},
+	{"a field block that is none", func(f *http2.Framer, stream uint32) {
+		f.WriteRawFrame(http2.FrameHeaders, http2.FlagHeadersEndHeaders, stream, []byte{0xff, 0xff, 0xff, 0xff, 0xff})
+	}},
+	{"a frame that is too long", func(f *http2.Framer, stream uint32) {
+		f.WriteRawFrame(http2.FrameData, 0, stream, make([]byte, mebibyte))
+	}},
+	{"a frame within a field block", func(f *http2.Framer, stream uint32) {
+		f.WriteHeaders(http2.HeadersFrameParam{StreamID: stream, BlockFragment: []byte{0x88}})
+		f.WritePing(false, [8]byte{})
+	}},
+	{"CONTINUATION of nothing", func(f *http2.Framer, stream uint32) { f.WriteContinuation(stream, true, []byte{0x88}) }},
+	{"a window that exceeds its limit", func(f *http2.Framer, _ uint32) {
+		f.WriteWindowUpdate(0, 1<<31-1)
+		f.WriteWindowUpdate(0, 1<<31-1)
+	}},
+	{"a setting that there cannot be", func(f *http2.Framer, _ uint32) {
+		f.WriteSettings(http2.Setting{ID: http2.SettingInitialWindowSize, Val: 1 << 31})
+	}},
+	{"SETTINGS that are cut short", func(f *http2.Framer, _ uint32) { f.WriteRawFrame(http2.FrameSettings, 0, 0, make([]byte, 5)) }},
+	{"PUSH_PROMISE", func(f *http2.Framer, stream uint32) {
+		f.WritePushPromise(http2.PushPromiseParam{StreamID: stream, PromiseID: 2, BlockFragment: []byte{0x82}, EndHeaders: true})
+	}},
+	{"an answer to a call that never was", func(f *http2.Framer, stream uint32) { writeHeaders(f, stream+1000, false, ":status", "200") }},
+}
+
+// A backend that breaks HTTP/2 for its whole connection has its calls there end with INTERNAL, and no others.
+func TestBackendsThatBreakTheirConnection(t *testing.T) {
+	w := newWorld(t, engine{name: configs.EngineRelay})
+	w.startInstance("hello", "", 1)
+	p := w.startBinary()
+	for i, c := range protocolErrors {
+		t.Run(c.name, func(t *testing.T) {
+			const calls = 3
+			service, arrived := fmt.Sprint("broken-", i), 0
+			addr := listenHostile(t, func(conn net.Conn) {
+				rude(func(f *http2.Framer, stream uint32) {
+					if arrived++; arrived == calls { // on one connection, so of one goroutine
+						c.does(f, stream)
+					}
+				})(conn)
+			})
+			w.startRegistrar(w.client, service, discovery.Instance{Addr: addr, Weight: 1})
+			p.harmsNobodyElse(t, func() {
+				cc := dial(t, "passthrough:///"+p.calls, grpc.WithAuthority(service))
+				var all errgroup.Group
+				for range calls {
+					all.Go(func() error {
+						_, err := sayHello(within(t), cc)
+						if status.Code(err) != codes.Internal || reasonOf(err) != string(proxy.BackendProtocol) {
+							return fmt.Errorf("a call ends by %w, reason %q", err, reasonOf(err))
+						}
+						return nil
+					})
+				}
+				if err := all.Wait(); err != nil {
+					t.Error(err)
+				}
+			})
+		})
+	}
 }
 
 // hold returns when c is closed at this end, and until then neither reads nor writes.

@@ -3,7 +3,6 @@
 package e2e
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -11,7 +10,6 @@ import (
 	"math/rand/v2"
 	"net"
 	"os"
-	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -207,31 +205,6 @@ func greetSoon(cc grpc.ClientConnInterface) error {
 	defer cancel()
 	_, err := sayHello(ctx, cc)
 	return err
-}
-
-// resetPeak has peak begin anew, and returns the resident memory of now, in bytes.
-func (p *process) resetPeak(t *testing.T) int64 {
-	t.Helper()
-	get(t, "http://"+p.admin+"/debug/pprof/heap?gc=1") // collects garbage
-	if err := os.WriteFile(fmt.Sprintf("/proc/%d/clear_refs", p.Process.Pid), []byte("5"), 0); err != nil {
-		t.Fatal(err)
-	}
-	return p.peak(t)
-}
-
-// peak is the most resident memory since resetPeak, in bytes.
-func (p *process) peak(t *testing.T) int64 {
-	t.Helper()
-	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.Process.Pid))
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, line, _ := bytes.Cut(status, []byte("VmHWM:"))
-	kilobytes, err := strconv.ParseInt(string(bytes.Fields(line)[0]), 10, 64)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return kilobytes << 10
 }
 
 func mustDial(t *testing.T, addr string) net.Conn {

@@ -11,7 +11,6 @@ import (
 	"math/rand/v2"
 	"os"
 	"os/exec"
-	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -337,35 +336,4 @@ func TestBackendProcess(t *testing.T) {
 	startBackend(t, at(addr))
 	fmt.Println(backendListens)
 	io.Copy(io.Discard, os.Stdin)
-}
-
-// dial connects a client to the proxy, where it calls "hello" unless it is told otherwise.
-func (p *process) dial(t *testing.T, opts ...grpc.DialOption) *grpc.ClientConn {
-	t.Helper()
-	return dial(t, "passthrough:///"+p.calls, append([]grpc.DialOption{grpc.WithAuthority("hello")}, opts...)...)
-}
-
-// inFlight is how many calls run, by the metrics.
-func (p *process) inFlight(t *testing.T) (n float64) {
-	t.Helper()
-	_, page := get(t, "http://"+p.admin+"/metrics")
-	for series, value := range parseMetrics(t, page) {
-		if strings.HasPrefix(series, "lbproxy_calls_in_flight") {
-			n += value
-		}
-	}
-	return n
-}
-
-// leftovers is what calls could leave behind in the process.
-type leftovers struct{ goroutines, files, heap, resident float64 }
-
-func (p *process) leftovers(t *testing.T) leftovers {
-	t.Helper()
-	get(t, "http://"+p.admin+"/debug/pprof/heap?gc=1") // collects garbage
-	_, page := get(t, "http://"+p.admin+"/metrics")
-	m := parseMetrics(t, page)
-	return leftovers{
-		m["go_goroutines"], m["process_open_fds"], m["go_memstats_heap_inuse_bytes"], m["process_resident_memory_bytes"],
-	}
 }
