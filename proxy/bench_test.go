@@ -33,7 +33,9 @@ type bench struct {
 	endpoints map[string]*picker.Endpoint
 	lives     map[string]*transport.Live // what they were dialled with
 
-	reloads []*transport.Live // owned by the test, which has the rules replaced
+	// Owned by the test, which replaces the rules:
+	reloads  []*transport.Live
+	onReload func() // nil for nothing more
 }
 
 const (
@@ -78,7 +80,12 @@ func (b *bench) Dial(e *picker.Endpoint, live *transport.Live) picker.Conn {
 }
 
 // Reload implements [proxy.Connector].
-func (b *bench) Reload(live *transport.Live) { b.reloads = append(b.reloads, live) }
+func (b *bench) Reload(live *transport.Live) {
+	b.reloads = append(b.reloads, live)
+	if b.onReload != nil {
+		b.onReload()
+	}
+}
 
 type conn struct{}
 

@@ -11,6 +11,7 @@ import (
 
 	"github.com/lbproxy/lbproxy/discovery"
 	"github.com/lbproxy/lbproxy/metrics"
+	"github.com/lbproxy/lbproxy/proxy/transport"
 	"github.com/lbproxy/lbproxy/traffic"
 )
 
@@ -29,7 +30,7 @@ type DirectoryConfig struct {
 type Directory struct {
 	// Immutable:
 	cfg       DirectoryConfig
-	connector Connector      // from Start on
+	connector Connector      // set by Start
 	end       chan struct{}  // closed by Close
 	sweeping  sync.WaitGroup // the sweeper
 	releasing sync.WaitGroup // services that are being closed
@@ -58,19 +59,30 @@ func (d *Directory) Start(c Connector, rules *traffic.Rules) {
 	d.Configure(rules)
 }
 
-// Configure replaces the rules. Services that they list are watched from now on; those that they list no more are on
+// Configure replaces the rules. Services that they list are watched from now on; those that they no longer list are on
 // demand.
 func (d *Directory) Configure(rules *traffic.Rules) {
+	// Not under mu: engines lock out calls meanwhile, and a call that asks for another service waits for mu.
+	for _, live := range d.replace(rules) {
+		d.connector.Reload(live)
+	}
+}
+
+// replace replaces the rules, and returns the settings of connections that have changed.
+func (d *Directory) replace(rules *traffic.Rules) (changed []*transport.Live) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.closed {
-		return
+		return nil
 	}
 	old := d.routing.Load()
 	next := &routingTable{rules, make(map[string]entry, len(old.services))}
 	for name, s := range old.services {
 		settings, listed := rules.Service(name)
 		next.services[name] = s.configure(settings, listed)
+		if s.live.Store(upstream(settings)) {
+			changed = append(changed, s.live)
+		}
 	}
 	for name := range rules.Services {
 		if _, is := next.services[name]; !is {
@@ -78,9 +90,10 @@ func (d *Directory) Configure(rules *traffic.Rules) {
 		}
 	}
 	d.routing.Store(next)
+	return changed
 }
 
-// demand has a service be watched because a call asks for it.
+// demand starts watching a service because a call asks for it.
 func (d *Directory) demand(name string) *Error {
 	d.mu.Lock()
 	defer d.mu.Unlock()

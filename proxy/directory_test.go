@@ -174,3 +174,25 @@ func TestSettingsOfConnectionsAreLive(t *testing.T) {
 		t.Errorf("not listed any more, settings are %+v and told %d times, want %+v, twice", got, len(b.reloads), want)
 	}
 }
+
+// An engine may lock out its calls while it reloads, and one of them may just be asking for a service.
+func TestServicesAreDemandedDuringAReload(t *testing.T) {
+	b := newBench(t)
+	b.call(t, traffic.Request{Service: "hello"}).Cancel(time.Now())
+	reloaded := false
+	b.onReload = func() {
+		demanded := make(chan struct{})
+		go func() { // ends when the call is routed
+			b.call(t, traffic.Request{Service: "other"}).Cancel(time.Now())
+			close(demanded)
+		}()
+		<-demanded
+		reloaded = true
+	}
+	settings := traffic.DefaultService()
+	settings.Keepalive.Time = time.Minute
+	b.list(map[string]traffic.Service{"hello": settings})
+	if !reloaded {
+		t.Error("the engine is not told of a change")
+	}
+}

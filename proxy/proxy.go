@@ -38,7 +38,8 @@ type Engine interface {
 type Connector interface {
 	// Dial makes the connection to an endpoint, with its service's settings; see [picker.Dial].
 	Dial(*picker.Endpoint, *transport.Live) picker.Conn
-	// Reload says that these settings have changed. Connections that are open take over what they can.
+	// Reload says that these settings have changed. Connections that are open take over what they can. Calls may be
+	// routed while it runs.
 	Reload(*transport.Live)
 }
 

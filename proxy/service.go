@@ -29,9 +29,7 @@ type service struct {
 	watched chan struct{}   // closed when watch has returned
 	ended   chan struct{}   // closed when close has returned
 
-	// Its connections' maker, and their settings:
-	connector Connector
-	live      *transport.Live
+	live *transport.Live // the settings of its connections
 
 	listed atomic.Bool                     // in the rules, that is
 	alone  atomic.Bool                     // nothing is left of a released service, whose series had the same names
@@ -58,11 +56,10 @@ func newService(name string, settings traffic.Service, listed bool, before <-cha
 		before:    before,
 		watched:   make(chan struct{}),
 		ended:     make(chan struct{}),
-		connector: d.connector,
 		live:      transport.NewLive(upstream(settings)),
 		idleSince: time.Now(),
 	}
-	dial := func(e *picker.Endpoint) picker.Conn { return s.connector.Dial(e, s.live) }
+	dial := func(e *picker.Endpoint) picker.Conn { return d.connector.Dial(e, s.live) }
 	s.pool = picker.NewPool(name, settings.Policy, dial, d.cfg.Endpoints, d.cfg.Log)
 	s.ctx, s.stop = context.WithCancelCause(context.Background())
 	s.alone.Store(before == nil)
@@ -74,13 +71,10 @@ func upstream(settings traffic.Service) transport.Upstream {
 	return transport.Upstream{Keepalive: settings.Keepalive}
 }
 
-// configure returns the service with other settings. Those that its calls share hold at once.
+// configure returns the service under other settings. The balancing policy, which its calls share, changes at once.
 func (e entry) configure(settings traffic.Service, listed bool) entry {
 	if settings.Policy != e.settings.Policy {
 		e.pool.SetPolicy(settings.Policy)
-	}
-	if e.live.Store(upstream(settings)) {
-		e.connector.Reload(e.live)
 	}
 	e.list(listed)
 	return entry{e.service, &settings}
@@ -130,7 +124,7 @@ func (s *service) seriesOr(others *metrics.Service) *metrics.Service {
 	return others
 }
 
-// acquire has one more call use the service, until release. It fails if the service has been closed.
+// acquire counts one more call that uses the service, until release. It fails if the service has been closed.
 func (s *service) acquire() bool {
 	if s.refs.Add(1)&closed != 0 {
 		s.refs.Add(-1)
@@ -142,7 +136,7 @@ func (s *service) acquire() bool {
 
 func (s *service) release() { s.refs.Add(-1) }
 
-// closeIfUnused has no call use the service any more, unless one does.
+// closeIfUnused closes the service to calls, unless one uses it.
 func (s *service) closeIfUnused() bool { return s.refs.CompareAndSwap(0, closed) }
 
 // idleFor is how long no call has used the service, to the precision with which it is called.

@@ -26,7 +26,7 @@ const (
 // keepalivePing is what our PINGs carry. Whatever comes after one answers it.
 var keepalivePing = [8]byte{'a', 'l', 'i', 'v', 'e'}
 
-// reload makes open connections what their service's settings have become.
+// reload applies a service's settings to its open connections.
 func (c *core) reload(live *transport.Live) {
 	for cn := range c.conns {
 		if cn.side == backend && cn.pool.all.live == live {
@@ -36,7 +36,7 @@ func (c *core) reload(live *transport.Live) {
 	}
 }
 
-// setKeepalive makes the connection be looked after from now on as its service wants it.
+// setKeepalive applies a service's settings. Silence counts from now on.
 func (c *conn) setKeepalive(settings traffic.Keepalive) {
 	if c.keepalive != nil {
 		c.core.timers.remove(&c.keepalive.timer)

@@ -23,5 +23,5 @@ func NewLive(u Upstream) *Live {
 // Load returns the settings that hold now.
 func (l *Live) Load() *Upstream { return l.current.Load() }
 
-// Store has other settings hold from now on, and says whether they are.
+// Store replaces the settings, and says whether that changes them.
 func (l *Live) Store(u Upstream) (changed bool) { return *l.current.Swap(&u) != u }
