@@ -45,8 +45,8 @@ func (c *Call) TryPick(now time.Time) (_ *Attempt, again <-chan struct{}, _ *Err
 	return nil, g.Changed(), nil
 }
 
-// Failed tells that an attempt has ended without the backend's status, and decides what becomes of the call. To retry is
-// to pick again. If there is nothing to be tried any more, the engine ends the call, and says why in its own words.
+// Failed reports that an attempt has ended without the backend's status, and decides what becomes of the call. To retry
+// is to pick again; after Fail the engine ends the call.
 func (c *Call) Failed(a *Attempt, f retry.Failure) retry.Decision {
 	decision := retry.Decide(c.retries+1, f)
 	if decision == retry.Retry {

@@ -38,8 +38,7 @@ func (c *Call) Service() string {
 // Start is when the call came.
 func (c *Call) Start() time.Time { return c.start }
 
-// move has the call counted among others: of its service, which discovery knows by now, though not when the
-// call came.
+// move counts the call with those of its service, which discovery knows by now, though not when the call came.
 func (c *Call) move(to *metrics.Service) {
 	to.CallStarted()
 	c.metrics.CallMoved()
