@@ -1,7 +1,7 @@
-// Package configs decides what may be configured, what holds by default, and what may change while lbproxy runs.
+// Package configs decides what can be configured, the defaults, and what may change while lbproxy runs.
 //
-// A configuration is a YAML file; lbproxy.yaml beside this package is one with every key explained. All that is
-// wrong with a file is reported together. What the values do is left to the packages they are handed to.
+// A configuration is a YAML file; lbproxy.yaml in this directory has every key, explained. Everything that is wrong with
+// a file is reported at once. What the values do is left to the packages that receive them.
 package configs
 
 import (
@@ -35,23 +35,23 @@ type Config struct {
 	Log          Log           `yaml:"log"`
 }
 
-// Relay dimensions the engine of that name, and bounds what its peers can make it hold and do.
+// Relay sizes the engine of that name, and bounds the memory and work that its peers can cost it.
 type Relay struct {
-	Workers                int           `yaml:"workers"`                  // cores for the data path; 0: one for every four, at most eight
-	MemoryMiB              int           `yaml:"memory_mib"`               // that calls may have it hold
+	Workers                int           `yaml:"workers"`                  // cores that carry calls; 0: one for every four, at most eight
+	MemoryMiB              int           `yaml:"memory_mib"`               // that calls may hold
 	MaxConnectionAge       time.Duration `yaml:"max_connection_age"`       // of callers' connections; 0 for no limit
-	MaxEndpointConnections int           `yaml:"max_endpoint_connections"` // by worker
-	MaxStreams             int           `yaml:"max_streams"`              // on a caller's connection at a time
-	MaxHeaderListKiB       int           `yaml:"max_header_list_kib"`      // of a field block
-	MaxGlitches            int           `yaml:"max_glitches"`             // useless frames on end, or resets, in ten seconds
-	MaxUnreadMiB           int           `yaml:"max_unread_mib"`           // that wait for a peer that does not read
-	HandshakeTimeout       time.Duration `yaml:"handshake_timeout"`        // until a caller has said what it speaks
+	MaxEndpointConnections int           `yaml:"max_endpoint_connections"` // per worker
+	MaxStreams             int           `yaml:"max_streams"`              // concurrent, on a caller's connection
+	MaxHeaderListKiB       int           `yaml:"max_header_list_kib"`      // of a request or response
+	MaxGlitches            int           `yaml:"max_glitches"`             // useless frames in a row, or resets, in ten seconds
+	MaxUnreadMiB           int           `yaml:"max_unread_mib"`           // waiting for a peer that does not read
+	HandshakeTimeout       time.Duration `yaml:"handshake_timeout"`        // until a caller has spoken HTTP/2
 }
 
 // Listener is where callers reach the proxy.
 type Listener struct {
 	Address string `yaml:"address"`           // host:port (port 0: any free one) or unix:PATH
-	Service string `yaml:"service,omitempty"` // if set, every call that comes in here is for it
+	Service string `yaml:"service,omitempty"` // if set, every call that arrives here is for it
 }
 
 // Admin is the HTTP interface for people and probes.
@@ -68,7 +68,7 @@ type Metrics struct {
 type Discovery struct {
 	Etcd        *Etcd         `yaml:"etcd,omitempty"`
 	File        File          `yaml:"file"`
-	IdleRelease time.Duration `yaml:"idle_release"`  // services watched on demand are released after being idle so long
+	IdleRelease time.Duration `yaml:"idle_release"`  // services watched on demand are released after being idle this long
 	MaxOnDemand int           `yaml:"max_on_demand"` // how many services may be watched on demand at a time
 }
 
@@ -101,7 +101,7 @@ type Log struct {
 	Format string `yaml:"format"` // json, console, or auto: console on a terminal, json elsewhere
 }
 
-// Default returns the configuration that holds without a file.
+// Default returns the configuration without a file.
 func Default() *Config {
 	c := withoutSource()
 	c.Discovery.Etcd = new(Etcd)
@@ -109,14 +109,14 @@ func Default() *Config {
 	return c
 }
 
-// withoutSource is Default but for discovery.etcd, which is there only when nothing else is configured.
+// withoutSource is Default without discovery.etcd, which is the default only if no other source is configured.
 func withoutSource() *Config {
 	return &Config{
 		Engine:    EngineRelay,
 		Listeners: []Listener{{Address: "127.0.0.1:7070"}},
 		Admin:     Admin{Address: "127.0.0.1:7071"},
 		Discovery: Discovery{IdleRelease: 10 * time.Minute, MaxOnDemand: 1024},
-		Services:  map[string]traffic.Service{}, // not nil, as with "services: {}": Reload tells no change between the two
+		Services:  map[string]traffic.Service{}, // not nil, to be equal to "services: {}" in Reload
 		Routes:    []traffic.Route{},
 		Relay: Relay{
 			MemoryMiB: 256, MaxEndpointConnections: 4, MaxStreams: 10_000, MaxHeaderListKiB: 1024,
@@ -127,13 +127,13 @@ func withoutSource() *Config {
 	}
 }
 
-// SetDefaults makes e what it is where nothing else is configured.
+// SetDefaults sets e to its defaults.
 func (e *Etcd) SetDefaults() {
 	*e = Etcd{Endpoints: []string{"127.0.0.1:2379"}, DialTimeout: 5 * time.Second}
 }
 
-// Load reads and checks the configuration in the file at path. The error holds everything that is wrong with
-// it, each with its line and its cure.
+// Load reads and checks the configuration in the file at path. The error lists everything that is wrong with it, each
+// fault with its line and cure.
 func Load(path string) (*Config, error) {
 	data, err := os.ReadFile(path)
 	if err != nil {
@@ -142,7 +142,7 @@ func Load(path string) (*Config, error) {
 	return Parse(path, data)
 }
 
-// Parse is [Load] for a file that has been read; name stands for it in errors. Nothing in data gives [Default].
+// Parse is [Load] for a file that has been read; name stands for it in errors. Empty data gives [Default].
 func Parse(name string, data []byte) (*Config, error) {
 	c := withoutSource()
 	faults := strictyaml.Decode(name, data, c)
@@ -156,7 +156,7 @@ func Parse(name string, data []byte) (*Config, error) {
 	return c, nil
 }
 
-// DiscoveryConfig is e in the form that package discovery takes.
+// DiscoveryConfig is e as package etcd takes it.
 func (e *Etcd) DiscoveryConfig() etcd.Config {
 	cfg := etcd.Config{
 		Endpoints: e.Endpoints, Root: e.Root, DialTimeout: e.DialTimeout,

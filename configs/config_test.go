@@ -147,7 +147,7 @@ func TestValidateAfterAChange(t *testing.T) {
 	}
 }
 
-// Each testdata/NAME.bad.yaml has its faults beside it in NAME.bad.txt.
+// Each testdata/NAME.bad.yaml has its faults in NAME.bad.txt.
 func TestBadConfigs(t *testing.T) {
 	files, err := filepath.Glob("testdata/*.bad.yaml")
 	if err != nil || len(files) == 0 {
@@ -268,7 +268,7 @@ func TestReload(t *testing.T) {
 	}
 }
 
-// A key that nobody thought of when it was added must not be taken for unchanged.
+// A key that is added and forgotten here must not count as unchanged.
 func TestReloadSeesEveryKey(t *testing.T) {
 	_, changed, restart := (&configs.Config{}).Reload(wantEveryKey())
 	got := slices.Sorted(slices.Values(append(changed, restart...)))
@@ -288,7 +288,7 @@ func TestReloadSeesEveryKey(t *testing.T) {
 	}
 }
 
-// FuzzParse: whatever is accepted means the same after it has been written, as YAML and as JSON.
+// FuzzParse: whatever is accepted means the same after it has been written as YAML and as JSON.
 func FuzzParse(f *testing.F) {
 	for _, pattern := range []string{"testdata/*.yaml", "*.yaml"} {
 		files, _ := filepath.Glob(pattern)

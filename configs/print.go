@@ -9,7 +9,7 @@ import (
 	"github.com/lbproxy/lbproxy/internal/strictyaml"
 )
 
-// Redacted returns c without secrets, to be shown to people. Names of files that hold secrets stay.
+// Redacted returns c without secrets, to show to people. The names of files that hold secrets stay.
 func (c *Config) Redacted() *Config {
 	shown := *c
 	if c.Discovery.Etcd != nil {
@@ -23,7 +23,7 @@ func (c *Config) Redacted() *Config {
 	return &shown
 }
 
-// redactURL masks what stands for a user and a password in a URL, or in what was meant to be one.
+// redactURL masks the user and password in a URL, or in what was meant to be one.
 func redactURL(s string) string {
 	end := strings.LastIndexByte(s, '@')
 	if end < 0 {

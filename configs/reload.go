@@ -5,12 +5,11 @@ import (
 	"strings"
 )
 
-// liveKeys are those whose change takes effect without a restart.
+// liveKeys are the keys whose changes take effect without a restart.
 var liveKeys = map[string]bool{"services": true, "routes": true, "log.level": true}
 
-// Reload returns the configuration that holds once next has been read in place of c: c with what can change
-// live taken from next. Changed names the keys that differ and are live, restart those that differ and take
-// effect after a restart only. Neither c nor next is modified.
+// Reload returns the configuration after a reload of next over c: c with the live keys of next. Changed names the live
+// keys that differ, restart the ones that differ and need a restart. Neither c nor next is modified.
 func (c *Config) Reload(next *Config) (now *Config, changed, restart []string) {
 	merged := *c
 	walkDiff("", reflect.ValueOf(&merged).Elem(), reflect.ValueOf(next).Elem(), func(key string, old, new reflect.Value) {
@@ -24,7 +23,7 @@ func (c *Config) Reload(next *Config) (now *Config, changed, restart []string) {
 	return &merged, changed, restart
 }
 
-// walkDiff calls differs for every key in which a and b differ, as deep as there are structs in both.
+// walkDiff calls differs for every key in which a and b differ, descending as long as both have structs.
 func walkDiff(prefix string, a, b reflect.Value, differs func(key string, a, b reflect.Value)) {
 	for field := range a.Type().Fields() {
 		if !field.IsExported() {

@@ -67,7 +67,7 @@ func keysOf(t reflect.Type) []string {
 	return keys
 }
 
-// Examples are comments without a space after the "#"; each must be right when it is uncommented.
+// Examples are comments without a space after the "#"; each must be valid when it is uncommented.
 func TestSampleExamples(t *testing.T) {
 	lines := strings.Split(read(t, "lbproxy.yaml"), "\n")
 	example := regexp.MustCompile(`^( *)#([^ ].*)$`)
@@ -84,7 +84,7 @@ func TestSampleExamples(t *testing.T) {
 			t.Errorf("line %d: %v", i+1, err)
 			continue
 		}
-		// An example of a setting at its default changes what is listed, if nothing else.
+		// An example at its default still changes what is listed.
 		if cmp.Equal(configs.Default(), got) {
 			t.Errorf("line %d: %s\nhas no effect", i+1, line)
 		}
@@ -94,7 +94,7 @@ func TestSampleExamples(t *testing.T) {
 	}
 }
 
-// object is what the tests look at in an object of Kubernetes.
+// object is the part of a Kubernetes object that the tests look at.
 type object struct {
 	Kind string            `yaml:"kind"`
 	Data map[string]string `yaml:"data"`
@@ -248,7 +248,7 @@ func checkArgs(t *testing.T, args []string) {
 	}
 }
 
-// wordsOf returns the first words of all texts in the Go files of dir: names of commands and flags are there.
+// wordsOf returns the first words of all strings in the Go files of dir, the names of commands and flags among them.
 func wordsOf(t *testing.T, dir string) map[string]bool {
 	t.Helper()
 	files, err := filepath.Glob(filepath.Join(dir, "*.go"))

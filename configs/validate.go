@@ -18,7 +18,7 @@ import (
 	"github.com/lbproxy/lbproxy/traffic"
 )
 
-// maxSocketPath is the longest path of a unix socket in bytes, without the zero that ends it (unix(7)).
+// maxSocketPath is the longest path of a unix socket in bytes, without the terminating zero (unix(7)).
 const maxSocketPath = 107
 
 var (
@@ -27,15 +27,15 @@ var (
 	logFormats = []string{"auto", "json", "console"}
 )
 
-// Validate returns everything that is wrong with c, for configurations that do not come from [Load] or that
-// were changed after it; the faults have no lines.
+// Validate returns everything that is wrong with c, for configurations that were not made by [Load] or have changed since;
+// the faults have no lines.
 func (c *Config) Validate() error {
 	var faults strictyaml.Faults
 	c.validate(&faults)
 	return faults.Err()
 }
 
-// checks adds what is wrong to the faults of a document.
+// checks adds faults to those of a document.
 type checks struct{ *strictyaml.Faults }
 
 func (c *Config) validate(faults *strictyaml.Faults) {
@@ -85,14 +85,14 @@ func (v checks) positive(at strictyaml.Path, d time.Duration) {
 	}
 }
 
-// positiveOrNever takes 0 for never.
+// positiveOrNever accepts 0 for never.
 func (v checks) positiveOrNever(at strictyaml.Path, d time.Duration) {
 	if d != 0 {
 		v.positive(at, d)
 	}
 }
 
-// addresses checks everything that is listened on, each address for itself and against the others.
+// addresses checks every address to listen on, by itself and against the others.
 func (v checks) addresses(c *Config) {
 	if len(c.Listeners) == 0 {
 		v.Add("listeners", "there is none, so nothing could call; leave the key out for the default, 127.0.0.1:7070")
@@ -134,8 +134,8 @@ func (v checks) listen(at strictyaml.Path, address string, taken map[string]stri
 	}
 }
 
-// listenID checks an address to listen on, host:port or unix:PATH, and returns what is equal for equal ones,
-// and empty for those that never are: any number of listeners may ask for a free port.
+// listenID checks an address to listen on, host:port or unix:PATH, and returns an id that equal addresses share. It is
+// empty for addresses that never clash: any number of listeners may ask for a free port.
 func listenID(address string) (string, error) {
 	if address == "" {
 		return "", errors.New("there is none; write it like 127.0.0.1:7070")
@@ -201,7 +201,7 @@ func (v checks) etcd(at strictyaml.Path, e *Etcd) {
 	}
 }
 
-// pair faults one of two keys that make no sense without each other.
+// pair reports a fault if only one of two keys that belong together is set.
 func (v checks) pair(at strictyaml.Path, a, valueA, b, valueB string) {
 	if valueA == "" && valueB != "" {
 		a, b = b, a
@@ -225,7 +225,7 @@ func validateEndpoint(endpoint string, withTLS bool) error {
 	case isURL && scheme != "http" && scheme != "https":
 		return fmt.Errorf("%q: scheme %q is unknown; use host:port, http:// or https://", shown, scheme)
 	case scheme == "http" && withTLS:
-		// The client would leave TLS out without a word.
+		// The client would silently not use TLS.
 		return fmt.Errorf("%q is without TLS though tls is set; use host:port or https://", shown)
 	case discovery.ValidateHostPort(host) != nil:
 		return fmt.Errorf("%q has no host:port that can be dialled; write it like 127.0.0.1:2379 or https://etcd.internal:2379", shown)
@@ -265,8 +265,8 @@ func (v checks) route(at strictyaml.Path, r traffic.Route) {
 	v.Check(at.Key("version"), discovery.ValidateVersion(r.Version))
 }
 
-// validateMethod wants a whole service or a method of it, because "/user" would take in "/user.Admin/" as well.
-// "/" alone takes in everything.
+// validateMethod requires a whole service or one of its methods, because "/user" would also match "/user.Admin/". "/"
+// alone matches everything.
 func validateMethod(method string) error {
 	switch {
 	case !strings.HasPrefix(method, "/"):
