@@ -52,8 +52,8 @@ func TestAlertsUseSeriesThatExist(t *testing.T) {
 	}
 }
 
-// What each alert fires at, and what it does not, by Prometheus's own tool. As a Go module it would be several times
-// what all the rest of lbproxy depends on.
+// What each alert fires at and what it does not, by Prometheus's own tool. As a Go module it would be several times as
+// large as everything else that lbproxy depends on.
 func TestAlertsFire(t *testing.T) {
 	promtool, err := exec.LookPath("promtool")
 	if err != nil {
@@ -81,7 +81,7 @@ func families(t *testing.T) []string {
 	return r.names
 }
 
-// described is a registry that notes the names of what is registered, which may have no series yet.
+// described is a registry that records the names of what is registered, which may have no series yet.
 type described struct {
 	prometheus.Registerer
 	names []string
