@@ -55,6 +55,7 @@ type follower struct {
 	header   *pb.ResponseHeader // of etcd's, the latest that has been compared with what is known
 	listing  *listing           // what is to be listed before the next watch; nil if nothing is
 	unsure   bool               // a watch was lost, and etcd has not been asked since whether it is where it was
+	sureTo   int64              // the revision at which that was
 	asOf     time.Time          // when what is known was last known to change, or the watch to be lost
 	verified int64              // a revision at which etcd held just what is still known; 0 for none
 	behind   time.Time          // since when etcd has news that the watch has not told; zero if it has none
@@ -96,7 +97,7 @@ func (f *follower) run(ctx context.Context) error {
 			return context.Cause(ctx)
 		}
 		f.planRecovery(err)
-		f.unsure = true
+		f.doubt()
 		f.handler.Lost(err)
 		if err := f.pause(ctx, err); err != nil {
 			return err
@@ -193,6 +194,13 @@ func (f *follower) list(ctx context.Context) error {
 	f.confirm(f.asOf)
 	f.commit()
 	return nil
+}
+
+// doubt notes that etcd may not be where it was.
+func (f *follower) doubt() {
+	if !f.unsure {
+		f.unsure, f.sureTo = true, f.revision
+	}
 }
 
 // confirm says that etcd has confirmed at a time what is known.

@@ -51,6 +51,9 @@ func (f *follower) verify(ctx context.Context, s *watchStream, began time.Time) 
 
 // glanced draws the conclusions from where etcd is.
 func (f *follower) glanced(ctx context.Context, s *watchStream, began time.Time, g *glance) {
+	if f.unsure && g.header.Revision > f.sureTo {
+		f.auditSoon() // of what has happened meanwhile, whether the new watch has told it already or not
+	}
 	f.unsure = false
 	if s.mute() {
 		f.mux.setMute(true)
@@ -59,9 +62,7 @@ func (f *follower) glanced(ctx context.Context, s *watchStream, began time.Time,
 	case g.header.Revision <= max(f.revision, f.verified):
 		f.mux.delivers()
 		f.confirm(g.at)
-	case time.Since(began) < f.mux.Limits.silence():
-		// It has yet to tell what has happened meanwhile.
-		f.auditSoon()
+	case time.Since(began) < f.mux.Limits.silence(): // it has yet to tell what has happened meanwhile
 	default:
 		f.compare(ctx, s, g.header)
 	}

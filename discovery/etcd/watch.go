@@ -55,7 +55,7 @@ func (f *follower) watch(ctx context.Context) error {
 			if r.Created {
 				began = time.Now()
 				s.waiting.Store(true)
-				f.doubt(r.Header)
+				f.compareMembers(r.Header)
 				f.verifySoon()
 				break
 			}
@@ -77,11 +77,12 @@ func (f *follower) watch(ctx context.Context) error {
 	}
 }
 
-// doubt notes whether the member that has taken the watch is where the one was that was listed at: the connection may
-// have been lost in between. That member may only lag behind.
-func (f *follower) doubt(h *pb.ResponseHeader) {
-	if h.ClusterId != 0 { // which etcd's grpc-proxy does not tell
-		f.unsure = f.unsure || h.ClusterId != f.header.ClusterId || h.RaftTerm != f.header.RaftTerm || h.Revision < f.revision
+// compareMembers doubts what is known where the member that has taken the watch is not where the one was that was listed
+// at: the connection may have been lost in between. That member may only lag behind.
+func (f *follower) compareMembers(h *pb.ResponseHeader) {
+	told := h.ClusterId != 0 // etcd's grpc-proxy tells nothing
+	if told && (h.ClusterId != f.header.ClusterId || h.RaftTerm != f.header.RaftTerm || h.Revision < f.revision) {
+		f.doubt()
 	}
 }
 
