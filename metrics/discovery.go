@@ -2,20 +2,6 @@ package metrics
 
 import "github.com/prometheus/client_golang/prometheus"
 
-// DiscoveryCause is why a service's watch ended, or its instances are listed.
-type DiscoveryCause string
-
-// The causes. After the last two, another watch goes on where the one before was.
-const (
-	DiscoveryStart      DiscoveryCause = "start"
-	DiscoveryCompaction DiscoveryCause = "compaction"
-	DiscoveryAudit      DiscoveryCause = "audit"
-	DiscoveryRestored   DiscoveryCause = "restored"
-	DiscoveryListError  DiscoveryCause = "list_error"
-	DiscoveryWatchError DiscoveryCause = "watch_error"
-	DiscoverySilence    DiscoveryCause = "silence"
-)
-
 // Discovery is the families of what is known of services' instances, whatever the source.
 type Discovery struct {
 	instances  *prometheus.GaugeVec
@@ -105,13 +91,13 @@ func (d *Discovery) FileFailed() {
 func (d *Discovery) FileLoaded() { d.fileLoaded.Set(1) }
 
 // Relisted counts a full list.
-func (d *Discovery) Relisted(cause DiscoveryCause) {
-	d.relists.WithLabelValues(string(cause)).Inc()
+func (d *Discovery) Relisted(cause string) {
+	d.relists.WithLabelValues(cause).Inc()
 }
 
 // Resumed counts a watch that goes on where one before was.
-func (d *Discovery) Resumed(cause DiscoveryCause) {
-	d.resumes.WithLabelValues(string(cause)).Inc()
+func (d *Discovery) Resumed(cause string) {
+	d.resumes.WithLabelValues(cause).Inc()
 }
 
 // Audited counts a comparison with the registry.

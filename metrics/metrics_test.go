@@ -22,7 +22,7 @@ func everySeries(reg prometheus.Registerer) (*metrics.Service, *metrics.Endpoint
 	e.CallStarted()
 	e.CallEnded(codes.Code(4711), time.Millisecond, time.Now())
 	d := metrics.NewDiscovery(reg)
-	d.Relisted(metrics.DiscoveryStart)
+	d.Relisted("start")
 	w := d.Watch("hello")
 	w.SetInstances(1)
 	w.SetPoisoned(1)

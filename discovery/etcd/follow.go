@@ -7,16 +7,13 @@ package etcd
 import (
 	"context"
 	"errors"
-	"math/rand/v2"
 	"sync"
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
-	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"go.uber.org/zap"
 
 	"github.com/lbproxy/lbproxy/internal/backoff"
-	"github.com/lbproxy/lbproxy/metrics"
 )
 
 const (
@@ -81,7 +78,7 @@ func stoppedTimer() *time.Timer {
 }
 
 func (f *follower) run(ctx context.Context) error {
-	f.relist(metrics.DiscoveryStart, 0)
+	f.relist(causeStart, 0)
 	f.audits.Reset(f.auditAfter())
 	defer func() {
 		for _, t := range []*time.Timer{f.wake, f.quiet, f.audits} {
@@ -102,43 +99,6 @@ func (f *follower) run(ctx context.Context) error {
 		if err := f.pause(ctx, err); err != nil {
 			return err
 		}
-	}
-}
-
-// planRecovery decides whether after err the keys have to be listed again, or can be watched on.
-func (f *follower) planRecovery(err error) {
-	cause := f.causeOf(err)
-	switch cause {
-	case metrics.DiscoveryCompaction, metrics.DiscoveryAudit, metrics.DiscoveryRestored:
-		// Others have the same reason at the same time.
-		f.relist(cause, time.Duration(rand.Int64N(int64(f.mux.Limits.Spread))))
-		f.listing.otherHistory = cause == metrics.DiscoveryRestored
-	case metrics.DiscoverySilence:
-		if !f.alive {
-			// Where no watch tells anything at all, the news has to come by another way.
-			f.relist(cause, 0)
-			return
-		}
-		f.mux.metrics.Resumed(cause)
-	case metrics.DiscoveryWatchError:
-		f.mux.metrics.Resumed(cause)
-	}
-}
-
-func (f *follower) causeOf(err error) metrics.DiscoveryCause {
-	switch {
-	case f.listing != nil:
-		return metrics.DiscoveryListError
-	case errors.Is(err, rpctypes.ErrCompacted):
-		return metrics.DiscoveryCompaction
-	case errors.Is(err, errSilent):
-		return metrics.DiscoverySilence
-	case errors.Is(err, errDiverged):
-		return metrics.DiscoveryAudit
-	case errors.Is(err, errRestored):
-		return metrics.DiscoveryRestored
-	default:
-		return metrics.DiscoveryWatchError
 	}
 }
 
@@ -166,11 +126,6 @@ func sleep(ctx context.Context, d time.Duration) {
 	}
 }
 
-// relist plans a new list of the keys, after a time.
-func (f *follower) relist(cause metrics.DiscoveryCause, after time.Duration) {
-	f.listing = &listing{prefix: f.prefix, cause: cause, due: time.Now().Add(after)}
-}
-
 // list lists the keys where that is to be done, or goes on with it.
 func (f *follower) list(ctx context.Context) error {
 	l := f.listing
@@ -178,9 +133,9 @@ func (f *follower) list(ctx context.Context) error {
 		return nil
 	}
 	sleep(ctx, time.Until(l.due))
-	f.mux.metrics.Relisted(l.cause)
+	f.mux.metrics.Relisted(string(l.cause))
 	if err := f.mux.list(ctx, l); err != nil {
-		l.cause = metrics.DiscoveryListError
+		l.cause = causeListError
 		return err
 	}
 	if l.otherHistory {

@@ -9,8 +9,6 @@ import (
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
-
-	"github.com/lbproxy/lbproxy/metrics"
 )
 
 // A listing is a list of all keys below a prefix, in pages. After a failure it goes on where it was: pages that came stay.
@@ -20,7 +18,7 @@ type listing struct {
 	due          time.Time // not before
 	otherHistory bool      // than that of what is known
 
-	cause    metrics.DiscoveryCause
+	cause    cause
 	revision int64 // of all pages: together they are one state that has been; 0 before the first
 	kvs      []*mvccpb.KeyValue
 	header   *pb.ResponseHeader // of the latest page
