@@ -89,7 +89,7 @@ func TestKeepaliveFindsTheSilent(t *testing.T) {
 	between := etcdtest.Forward(t, b.addr)
 	w.startRegistrar(w.newClient(), "hello", discovery.Instance{Addr: between.Endpoint(), Weight: 1})
 	p := w.startProxy(listedAs("hello", func(s *traffic.Service) {
-		s.Keepalive = traffic.Keepalive{Time: 200 * time.Millisecond, Timeout: 200 * time.Millisecond}
+		s.Keepalive = traffic.Keepalive{Time: 200 * time.Millisecond, Timeout: 2 * time.Second}
 	}))
 	p.awaitReady("hello", 1)
 	ctx, cc := within(t), p.dial("hello")
