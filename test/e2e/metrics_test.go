@@ -22,18 +22,31 @@ import (
 func TestTheInstanceThatIsWorseStandsOut(t *testing.T) {
 	onEveryEngine(t, func(t *testing.T, w *world) {
 		good := w.startInstance("hello", "", 1)
-		slow := w.startInstance("hello", "", 1, onHello(func(context.Context) error {
-			time.Sleep(100 * time.Millisecond) // that is what is tested
-			return nil
-		}))
+		g := newGate()
+		slow := w.startInstance("hello", "", 1, onHello(g.hold))
 		bad := w.startInstance("hello", "", 1, onHello(func(context.Context) error {
 			return status.Error(codes.Internal, "database pool exhausted")
 		}))
 		p := w.startProxy(listed("hello"))
 		p.awaitReady("hello", 3)
 		cc := p.dial("hello")
-		for range 12 {
-			_, _ = sayHello(within(t), cc) // a third of them fails
+		const calls, held = 12, 4
+		start, ctx, ended := time.Now(), within(t), make(chan struct{}, calls)
+		for range calls {
+			go func() { // ends with the call
+				_, _ = sayHello(ctx, cc) // a third of them fails
+				ended <- struct{}{}
+			}()
+		}
+		for range calls - held {
+			<-ended
+		}
+		// However busy the machine, the others are quicker than this.
+		slowly := 3*time.Since(start) + 100*time.Millisecond
+		await(t, "slow answers", func() bool { return time.Since(start) > slowly })
+		close(g.open)
+		for range held {
+			<-ended
 		}
 		var s proxy.ServiceStatus
 		recent := map[string]*metrics.Recent{}
