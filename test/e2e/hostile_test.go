@@ -26,7 +26,7 @@ const (
 	mebibyte = 1 << 20
 	// hostileGrowth is by how much one hostile peer may make the process grow, garbage included.
 	hostileGrowth = 128 * mebibyte
-	// bystanderPatience is how long a call may take that has nothing to do with the hostile peer.
+	// bystanderPatience is how long a call may take that has nothing to do with the hostile peer, on a quiet machine.
 	bystanderPatience = 2 * time.Second
 )
 
@@ -168,43 +168,68 @@ func (p *process) harmsNobodyElse(t *testing.T, act func()) {
 }
 
 // serves does something while another caller makes calls, on connections old and new, which must all succeed, and
-// soon.
+// soon, by the measure of calls that reach the instance without the proxy at the same time.
 func (p *process) serves(t *testing.T, while func()) {
 	t.Helper()
 	cc := p.dial(t)
-	greet(t, cc, 1)
-	ctx, cancel := context.WithCancel(context.Background())
-	ended := make(chan struct{})
-	go func() { // ends by cancel
-		defer close(ended)
-		for ctx.Err() == nil {
-			if err := greetSoon(cc); err != nil {
-				t.Errorf("a call of another connection: %v", err)
-				return
-			}
-			time.Sleep(time.Millisecond) // a caller, not a load
-		}
-	}()
-	stop := sync.OnceFunc(func() {
-		cancel()
-		<-ended
-	})
-	defer stop() // when the test is given up, too
+	instance, err := sayHello(within(t), cc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	proxied, direct := newBystander(cc), newBystander(dial(t, "passthrough:///"+instance))
+	defer proxied.stop() // when the test is given up, too
+	defer direct.stop()
 	while()
-	stop()
-	if err := greetSoon(p.dial(t)); err != nil {
-		t.Errorf("a call of a new connection: %v", err)
+	proxied.stop()
+	direct.stop()
+	renewed := newBystander(p.dial(t))
+	renewed.stop()
+	for what, b := range map[string]*bystander{"another": proxied, "a new": renewed} {
+		if b.err != nil {
+			t.Errorf("a call of %s connection: %v", what, b.err)
+		}
+		if b.slowest > bystanderPatience+4*direct.slowest {
+			t.Errorf("a call of %s connection took %s, one without the proxy %s at most", what, b.slowest, direct.slowest)
+		}
 	}
 	if p.hasExited() {
 		t.Fatal("the process has ended")
 	}
 }
 
-func greetSoon(cc grpc.ClientConnInterface) error {
-	ctx, cancel := context.WithTimeout(context.Background(), bystanderPatience)
+// bystander is a caller that makes one call after the other, at least one, until it is stopped or one fails.
+type bystander struct {
+	stop func()
+
+	// After stop:
+	slowest time.Duration
+	err     error
+}
+
+func newBystander(cc grpc.ClientConnInterface) *bystander {
+	b := &bystander{}
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan struct{})
+	go func() { // ends by stop
+		defer close(ended)
+		for once := true; b.err == nil && (once || ctx.Err() == nil); once = false {
+			b.call(cc)
+			time.Sleep(time.Millisecond) // a caller, not a load
+		}
+	}()
+	b.stop = sync.OnceFunc(func() {
+		cancel()
+		<-ended
+	})
+	return b
+}
+
+func (b *bystander) call(cc grpc.ClientConnInterface) {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	_, err := sayHello(ctx, cc)
-	return err
+	start := time.Now()
+	_, b.err = sayHello(ctx, cc)
+	b.slowest = max(b.slowest, time.Since(start))
 }
 
 func mustDial(t *testing.T, addr string) net.Conn {

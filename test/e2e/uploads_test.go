@@ -49,12 +49,7 @@ func TestUploadsLeaveOthersTheirShare(t *testing.T) {
 					seen := received.Load()
 					await(t, "uploads that go on", func() bool { return received.Load() > seen+uploads })
 				}
-				other := p.dial(t)
-				for range 50 {
-					if err := greetSoon(other); err != nil {
-						t.Fatal(err)
-					}
-				}
+				greet(t, p.dial(t), 50) // which another caller does, too, all the while
 				cancel()
 				if err := all.Wait(); err != nil {
 					t.Error(err)
