@@ -1,5 +1,5 @@
-// Package app puts lbproxy together: the source, the services, the engine, the listeners and the admin API,
-// in the order in which they start and stop. It decides nothing else.
+// Package app assembles lbproxy: the source, the services, the engine, the listeners and the admin API. It decides the
+// order in which they start and stop, and nothing else.
 package app
 
 import (
@@ -46,8 +46,8 @@ type App struct {
 	reload   sync.Mutex // held by Reload
 }
 
-// New opens everything that cfg names, and fails if it cannot. Etcd need not be there. If New succeeds, Run
-// must be called.
+// New opens everything that cfg names, and fails if it cannot; etcd need not be reachable. If New succeeds, Run must be
+// called.
 func New(cfg *configs.Config, version string, log *zap.Logger, level zap.AtomicLevel) (*App, error) {
 	a := &App{log: log, level: level, registry: prometheus.NewRegistry()}
 	a.config.Store(cfg)
@@ -83,7 +83,7 @@ func New(cfg *configs.Config, version string, log *zap.Logger, level zap.AtomicL
 // ListenError is why an address of the configuration cannot be listened at.
 type ListenError struct {
 	Key string // of the configuration
-	Err error  // says who has taken the address, if that is why and can be known
+	Err error  // names who has taken the address, if that is the reason and can be known
 }
 
 func (e *ListenError) Error() string { return fmt.Sprintf("%s: %v", e.Key, e.Err) }
@@ -120,7 +120,7 @@ func (a *App) closeListeners() {
 	}
 }
 
-// Addrs are the addresses that calls are accepted at, in the order of the configuration.
+// Addrs are the addresses that accept calls, in the order of the configuration.
 func (a *App) Addrs() []string {
 	var addrs []string
 	for _, l := range a.listeners {
@@ -132,8 +132,8 @@ func (a *App) Addrs() []string {
 // AdminAddr is the address of the admin API.
 func (a *App) AdminAddr() string { return a.admin.Addr().String() }
 
-// Run serves until ctx is done, then lets running calls end for as long as drain_timeout allows, and returns
-// nil; or it returns what ended the serving early.
+// Run serves until ctx is done, then lets running calls finish for as long as drain_timeout allows, and returns nil. It
+// returns an error if serving ends early.
 func (a *App) Run(ctx context.Context) error {
 	ctx, fail := context.WithCancelCause(ctx)
 	defer fail(nil)
@@ -179,7 +179,7 @@ func (a *App) Run(ctx context.Context) error {
 	return nil
 }
 
-// maxWebConnections is how many there may be to a web server, so that they leave descriptors to calls. Others wait.
+// maxWebConnections bounds the connections to a web server, to leave descriptors for calls. Further ones wait.
 const maxWebConnections = 32
 
 // serveError is why a listener stopped accepting.
@@ -191,7 +191,7 @@ type serveError struct {
 func (e *serveError) Error() string { return fmt.Sprintf("serving on %s: %v", e.l.Addr(), e.err) }
 func (e *serveError) Unwrap() error { return e.err }
 
-// drain is the one order of shutdown: not ready, accept no more, GOAWAY, running calls end, all closes.
+// drain shuts down in order: not ready, stop accepting, GOAWAY, running calls finish, close everything.
 func (a *App) drain() {
 	timeout := a.config.Load().DrainTimeout
 	a.draining.Store(true)

@@ -15,7 +15,7 @@ import (
 	"github.com/lbproxy/lbproxy/proxy/transport"
 )
 
-// newEngine makes the engine that is configured. Admin is the address of the admin API.
+// newEngine makes the configured engine. Admin is the address of the admin API.
 func newEngine(cfg *configs.Config, router *proxy.Router, admin string, reg prometheus.Registerer, log *zap.Logger) proxy.Engine {
 	dialer := transport.NewDialer()
 	d := transport.NewDescriptors(transport.DescriptorLimit(), descriptorsInUse(cfg), metrics.NewDescriptors(reg), log)
@@ -38,8 +38,8 @@ func newEngine(cfg *configs.Config, router *proxy.Router, admin string, reg prom
 	return relay.New(c, router, dialer, d, metrics.NewRelay(reg, c.Workers, c.Memory), log)
 }
 
-// descriptorsInUse is how many file descriptors are in use as long as the process lives: for standard input and
-// outputs, Go's poller, watches of files, connections to etcd, listeners, and the workers' pollers.
+// descriptorsInUse is how many file descriptors are in use for the life of the process: standard input and outputs, Go's
+// poller, file watches, connections to etcd, listeners, and the workers' pollers.
 func descriptorsInUse(cfg *configs.Config) int {
 	const process, etcdMember, worker = 16, 2, 4
 	n := process + len(cfg.Listeners)
@@ -59,15 +59,16 @@ func workers(r configs.Relay) int {
 	return relay.DefaultWorkers()
 }
 
-// UseDescriptors has the process use all the file descriptors that it may. It is for one that starts no other.
+// UseDescriptors lets the process use all the file descriptors it may have. It is for a process that starts no other,
+// which would inherit the limit.
 func UseDescriptors(log *zap.Logger) {
 	if err := transport.RaiseDescriptorLimit(); err != nil {
 		log.Warn("the limit of file descriptors stays as it is", zap.Error(err))
 	}
 }
 
-// UseCores has the process use a thread for each worker of the relay, and one for all else. More of them would only
-// take from the callers. The environment's GOMAXPROCS goes before. It is for a process that does nothing else.
+// UseCores limits the process to a thread for each worker of the relay and one for everything else: more would only take
+// cores from the callers. GOMAXPROCS in the environment overrides it. It is for a process that does nothing else.
 func UseCores(cfg *configs.Config) {
 	if cfg.Engine == configs.EngineRelay && os.Getenv("GOMAXPROCS") == "" {
 		runtime.GOMAXPROCS(workers(cfg.Relay) + 1)

@@ -42,8 +42,8 @@ func (s registrySource) Close() { s.client.Close() }
 
 const probeInterval = 500 * time.Millisecond
 
-// awaitSource makes the proxy ready once the registry has answered. A registry that goes away later does not
-// make it unready: calls go on to the instances last known.
+// awaitSource makes the proxy ready once the registry has answered. A registry that fails later does not make it unready:
+// calls go on to the instances last known.
 func (a *App) awaitSource(ctx context.Context) {
 	said := ""
 	for {

@@ -10,7 +10,7 @@ import (
 	"github.com/lbproxy/lbproxy/traffic"
 )
 
-// Ready returns nil when calls can be taken, and otherwise why not.
+// Ready returns nil when the proxy can take calls, and otherwise why not.
 func (a *App) Ready() error {
 	if a.draining.Load() {
 		return errors.New("draining")
@@ -31,8 +31,7 @@ func (a *App) Ready() error {
 
 func (a *App) redactedConfig() any { return a.config.Load().Redacted() }
 
-// Reload takes over what can change while the proxy runs (services, routes, the log level) and logs what
-// takes a restart.
+// Reload applies what can change while the proxy runs (services, routes, the log level) and logs what needs a restart.
 func (a *App) Reload(next *configs.Config) {
 	a.reload.Lock()
 	defer a.reload.Unlock()
@@ -49,7 +48,7 @@ func (a *App) Reload(next *configs.Config) {
 	}
 }
 
-// ReloadFailed tells of a configuration that cannot be used: the running one stays.
+// ReloadFailed reports a configuration that cannot be used; the running one stays.
 func (a *App) ReloadFailed(err error) {
 	a.reloads.Rejected()
 	a.log.Error("new configuration is wrong; the running one stays", zap.Error(err))

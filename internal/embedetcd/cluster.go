@@ -14,7 +14,7 @@ type Cluster struct {
 	Members []*Server
 }
 
-// StartCluster starts a cluster of n members whose data is in directories below dir, and waits until it is ready.
+// StartCluster starts a cluster of n members with their data below dir, and waits until it is ready.
 func StartCluster(dir string, n int) (*Cluster, error) { return start(dir, n, nil) }
 
 func start(dir string, n int, tune []func(*embed.Config)) (*Cluster, error) {
@@ -58,7 +58,7 @@ func (c *Cluster) start() error {
 			return err
 		}
 	}
-	// None gets ready before a majority runs.
+	// None is ready before a majority runs.
 	var g errgroup.Group
 	for _, s := range c.Members {
 		g.Go(s.awaitReady)
@@ -75,7 +75,7 @@ func (c *Cluster) Endpoints() []string {
 	return all
 }
 
-// Leader is the index of the member that leads, or -1 while no running member knows of one.
+// Leader is the index of the leader, or -1 while no running member knows one.
 func (c *Cluster) Leader() int {
 	for _, known := range c.Members {
 		if known.etcd == nil {
@@ -91,7 +91,7 @@ func (c *Cluster) Leader() int {
 	return -1
 }
 
-// Stop stops every member that runs.
+// Stop stops every running member.
 func (c *Cluster) Stop() {
 	var g sync.WaitGroup
 	for _, s := range c.Members {

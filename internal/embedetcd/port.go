@@ -6,14 +6,14 @@ import (
 	"net"
 )
 
-// Ports are taken from below those that the system gives to outgoing connections (from 32768 on Linux):
-// a stopped server finds its port still free when it starts again.
+// Ports are below those that the system uses for outgoing connections (from 32768 on Linux), so that a stopped server
+// finds its port still free when it starts again.
 const (
 	firstPort = 10000
 	lastPort  = 32767
 )
 
-// freePort finds an address of loopback that nobody listens on now.
+// freePort finds a loopback address that nobody listens on now.
 func freePort() (string, error) {
 	var err error
 	for range 100 {

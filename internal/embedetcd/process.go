@@ -7,11 +7,11 @@ import (
 	"os"
 )
 
-// spec is all that a member must know to run in a process of its own.
+// spec is everything that a member needs to run in a process of its own.
 type spec struct{ Dir, Name, Client, Peer, Cluster string }
 
-// Plan plans a cluster of n members whose data is in directories below dir, and returns what [Run] is to be told of
-// each, and the host:port of each for clients.
+// Plan plans a cluster of n members with their data below dir. It returns the argument of [Run] for each, and each
+// one's host:port for clients.
 func Plan(dir string, n int) (specs, endpoints []string, err error) {
 	c, err := newCluster(dir, n, nil)
 	if err != nil {
@@ -27,8 +27,8 @@ func Plan(dir string, n int) (specs, endpoints []string, err error) {
 	return specs, c.Endpoints(), nil
 }
 
-// Run runs one member of a planned cluster. It ends the process when its standard input ends, at the latest with the
-// process that started it.
+// Run runs one member of a planned cluster. It ends the process when its standard input ends, so at the latest with
+// the process that started it.
 func Run(member string) error {
 	var m spec
 	if err := json.Unmarshal([]byte(member), &m); err != nil {

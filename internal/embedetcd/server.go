@@ -1,7 +1,7 @@
-// Package embedetcd runs real etcd servers inside this process, on loopback and on ports that are free: the
-// registry of the playground (cmd/lbproxy-dev) and of the tests.
+// Package embedetcd runs real etcd servers inside this process, on free loopback ports: the registry of the playground
+// (cmd/lbproxy-dev) and of the tests.
 //
-// It is not for data worth keeping: the servers do not fsync, and they stop as if they had crashed.
+// It is not for data worth keeping: the servers do not fsync, and they stop as if they crashed.
 package embedetcd
 
 import (
@@ -22,8 +22,8 @@ const (
 	readyTimeout  = 30 * time.Second
 	startAttempts = 5
 
-	// Half of etcd's defaults: busy machines still get their heartbeats out in time, and the shortest lease,
-	// one and a half election timeouts, is 1 s.
+	// Half of etcd's defaults: busy machines still send heartbeats in time, and the shortest lease, one and a half
+	// election timeouts, is 1 s.
 	tickMs     = 50
 	electionMs = 10 * tickMs
 )
@@ -42,8 +42,8 @@ type Server struct {
 	grpc []*grpc.Server
 }
 
-// Start starts a server whose data is in a directory below dir; data of an earlier one there is taken up.
-// Tune changes the server's configuration before each start, for instance to serve TLS.
+// Start starts a server with its data in a directory below dir, and with the data of an earlier server there. Tune
+// changes the server's configuration before each start, for instance to serve TLS.
 func Start(dir string, tune ...func(*embed.Config)) (*Server, error) {
 	c, err := start(dir, 1, tune)
 	if err != nil {
@@ -52,7 +52,7 @@ func Start(dir string, tune ...func(*embed.Config)) (*Server, error) {
 	return c.Members[0], nil
 }
 
-// StartAt is Start at an address for clients, host:port, that must be free.
+// StartAt is Start at a given address for clients, host:port, which must be free.
 func StartAt(dir, endpoint string) (*Server, error) {
 	c, err := newCluster(dir, 1, nil)
 	if err != nil {
@@ -94,8 +94,8 @@ func (s *Server) Restart() error {
 	return s.awaitReady()
 }
 
-// Stop ends the server at once: connections break, and a leader does not hand over. Stopping a server that is
-// stopped does nothing.
+// Stop ends the server at once: connections break, and a leader does not hand over. Stopping a stopped server does
+// nothing.
 func (s *Server) Stop() {
 	if s.etcd == nil {
 		return
@@ -107,7 +107,7 @@ func (s *Server) Stop() {
 	for _, g := range servers {
 		g.Stop() // Close alone would wait for the clients' watches to end
 	}
-	s.etcd.Server.HardStop() // Close alone would have a leader hand over
+	s.etcd.Server.HardStop() // with Close alone a leader would hand over
 	s.etcd.Close()
 	s.etcd = nil
 }
@@ -158,5 +158,5 @@ func (s *Server) config() *embed.Config {
 	return cfg
 }
 
-// isPortTaken: between finding a free port and listening on it someone else may have taken it.
+// isPortTaken: someone else may take a port between our finding it free and listening on it.
 func isPortTaken(err error) bool { return errors.Is(err, syscall.EADDRINUSE) }

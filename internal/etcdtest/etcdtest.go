@@ -1,4 +1,4 @@
-// Package etcdtest gives tests a real etcd and ways to spoil its network. All of it ends with the test.
+// Package etcdtest gives tests a real etcd and ways to disturb its network. Everything ends with the test.
 package etcdtest
 
 import (
@@ -33,7 +33,7 @@ func StartCluster(t testing.TB) *embedetcd.Cluster {
 	return c
 }
 
-// Client returns an ordinary client, for what a test does to etcd itself.
+// Client returns an ordinary client, for the test's own requests to etcd.
 func Client(t testing.TB, endpoints ...string) *clientv3.Client {
 	t.Helper()
 	c, err := clientv3.New(clientv3.Config{Endpoints: endpoints, Logger: zap.NewNop()})

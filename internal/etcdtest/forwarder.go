@@ -40,7 +40,7 @@ func Forward(t testing.TB, target string) *Forwarder {
 // Endpoint is the host:port that stands for the target.
 func (f *Forwarder) Endpoint() string { return f.listener.Addr().String() }
 
-// Redirect has connections that come go to another target.
+// Redirect sends new connections to another target.
 func (f *Forwarder) Redirect(target string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -51,10 +51,10 @@ func (f *Forwarder) Redirect(target string) {
 func (f *Forwarder) Conns() int {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return len(f.conns) / 2 // they have two ends
+	return len(f.conns) / 2 // each has two ends
 }
 
-// Stall stops passing bytes and closes nothing: to both ends, the other has gone silent.
+// Stall stops passing bytes and closes nothing: each end sees the other go silent.
 func (f *Forwarder) Stall() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -63,7 +63,7 @@ func (f *Forwarder) Stall() {
 	}
 }
 
-// Cut closes every connection, and new ones as they come.
+// Cut closes every connection, and new ones as they arrive.
 func (f *Forwarder) Cut() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -74,7 +74,7 @@ func (f *Forwarder) Cut() {
 	f.letPass()
 }
 
-// Resume ends Stall and Cut. Connections that stalled go on where they stopped.
+// Resume ends Stall and Cut. Stalled connections continue where they stopped.
 func (f *Forwarder) Resume() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -134,7 +134,8 @@ func (f *Forwarder) serve(client net.Conn) {
 	wg.Wait()
 }
 
-// next is where a new connection goes, once bytes may pass: an etcd that stops waits for what new connections begin with.
+// next is the target of a new connection, once bytes may pass: an etcd that is stopping waits for the first bytes of
+// new connections.
 func (f *Forwarder) next() string {
 	f.mu.Lock()
 	open := f.open
@@ -145,7 +146,7 @@ func (f *Forwarder) next() string {
 	return f.target
 }
 
-// keep has Cut close c; it is false if the cut has already been made.
+// keep lets Cut close c; it is false if the cut has already happened.
 func (f *Forwarder) keep(c net.Conn) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()

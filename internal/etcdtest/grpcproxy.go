@@ -12,7 +12,7 @@ import (
 	"google.golang.org/grpc"
 )
 
-// GRPCProxy starts what `etcd grpc-proxy` runs, before the etcd at endpoint, and returns its own.
+// GRPCProxy starts what `etcd grpc-proxy` runs in front of the etcd at endpoint, and returns the proxy's endpoint.
 func GRPCProxy(t testing.TB, endpoint string) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")

@@ -20,14 +20,14 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// WatchResponse is etcd's answer as it goes over the wire.
+// WatchResponse is etcd's answer as it is on the wire.
 type WatchResponse = pb.WatchResponse
 
-// RangeRequest is what a client reads, as it goes over the wire.
+// RangeRequest is a client's read as it is on the wire.
 type RangeRequest = pb.RangeRequest
 
-// An Interceptor passes gRPC calls on to etcd and lets a test see and withhold what etcd answers to watches:
-// the connection is well, the watch is not. It lets a test see and hold up what is read, too.
+// An Interceptor passes gRPC calls on to etcd and lets a test see and withhold etcd's answers to watches: the connection
+// works, the watch does not. It lets a test see and delay reads, too.
 type Interceptor struct {
 	endpoint string
 	etcd     *grpc.ClientConn
@@ -42,8 +42,8 @@ type Interceptor struct {
 // Everything passes all responses.
 func Everything(int, *WatchResponse) bool { return true }
 
-// Intercept starts an interceptor before target, a host:port. Pass is asked, one response at a time, whether
-// a response to a watch may go on; streams count from 0, in the order in which they were opened.
+// Intercept starts an interceptor in front of target, a host:port. Pass is asked, one response at a time, whether a
+// response to a watch may pass; streams count from 0, in the order in which they were opened.
 func Intercept(t testing.TB, target string, pass func(stream int, r *WatchResponse) bool) *Interceptor {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -77,14 +77,14 @@ func (i *Interceptor) Streams() int {
 	return i.streams
 }
 
-// Ranges are the requests to read so far.
+// Ranges are the read requests so far.
 func (i *Interceptor) Ranges() []*RangeRequest {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	return slices.Clone(i.ranges)
 }
 
-// Hold has hold called before each request to read goes on, from many goroutines. Ctx is the caller's.
+// Hold calls hold before each read request is passed on, from many goroutines. Ctx is the caller's.
 func (i *Interceptor) Hold(hold func(ctx context.Context, r *RangeRequest)) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
@@ -120,7 +120,7 @@ func (i *Interceptor) relay(_ any, caller grpc.ServerStream) error {
 	if method == pb.KV_Range_FullMethodName {
 		see = i.sees
 	}
-	go ask(etcd, caller, see) // ends when the caller's stream does, at the latest when this function returns
+	go ask(etcd, caller, see) // ends with the caller's stream, at the latest when this function returns
 	may := func([]byte) (bool, error) { return true, nil }
 	if method == pb.Watch_Watch_FullMethodName {
 		may = i.watch()
@@ -143,7 +143,7 @@ func ask(etcd grpc.ClientStream, caller grpc.ServerStream, see func(context.Cont
 	}
 }
 
-// watch returns what is asked about each response of a new watch stream.
+// watch returns the function that judges each response of a new watch stream.
 func (i *Interceptor) watch() func([]byte) (bool, error) {
 	i.mu.Lock()
 	defer i.mu.Unlock()

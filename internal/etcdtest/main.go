@@ -14,7 +14,7 @@ import (
 // Main is goleak.VerifyTestMain with more patience: the connections between members of a stopped cluster end
 // when their reads time out, after 5 s.
 //
-// It also is the members of etcd that StartProcesses starts.
+// It also runs as the etcd members that StartProcesses starts.
 func Main(m *testing.M) {
 	if spec := os.Getenv(asMember); spec != "" {
 		fmt.Fprintln(os.Stderr, embedetcd.Run(spec))

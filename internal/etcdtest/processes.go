@@ -14,10 +14,10 @@ import (
 	"github.com/lbproxy/lbproxy/internal/embedetcd"
 )
 
-// asMember in the environment makes the test binary be a member of an etcd, see Main.
+// asMember in the environment turns the test binary into an etcd member, see Main.
 const asMember = "LBPROXY_TEST_AS_ETCD"
 
-// Processes is an etcd whose members are processes of their own: they can be frozen.
+// Processes is an etcd whose members are processes of their own, so that they can be frozen.
 type Processes struct {
 	t         testing.TB
 	endpoints []string
@@ -25,7 +25,7 @@ type Processes struct {
 	admins    []*clientv3.Client // one for each member
 }
 
-// StartProcesses starts an etcd of three members. The tests of the package must run by Main.
+// StartProcesses starts an etcd of three members. The package's TestMain must call Main.
 func StartProcesses(t testing.TB) *Processes {
 	t.Helper()
 	specs, endpoints, err := embedetcd.Plan(t.TempDir(), 3)
@@ -64,17 +64,17 @@ func (p *Processes) Endpoints() []string { return slices.Clone(p.endpoints) }
 // Admin is an ordinary client of one member.
 func (p *Processes) Admin(member int) *clientv3.Client { return p.admins[member] }
 
-// Freeze stops a member as SIGSTOP does: its connections stay, and nobody answers.
+// Freeze suspends a member by SIGSTOP: its connections stay, and nobody answers.
 func (p *Processes) Freeze(member int) { p.signal(member, syscall.SIGSTOP) }
 
-// Thaw has a frozen member go on, and waits until it does its work.
+// Thaw resumes a frozen member, and waits until it works.
 func (p *Processes) Thaw(member int) {
 	p.t.Helper()
 	p.signal(member, syscall.SIGCONT)
 	p.await(member)
 }
 
-// Leader is the index of the member that leads, as the given one knows.
+// Leader is the index of the leader, as the given member knows it.
 func (p *Processes) Leader(asked int) int {
 	p.t.Helper()
 	ctx, cancel := context.WithTimeout(p.t.Context(), 10*time.Second)
@@ -99,7 +99,7 @@ func (p *Processes) signal(member int, s syscall.Signal) {
 	}
 }
 
-// await returns when a member does its work.
+// await returns when a member works.
 func (p *Processes) await(member int) {
 	p.t.Helper()
 	ctx, cancel := context.WithTimeout(p.t.Context(), 30*time.Second)

@@ -1,5 +1,5 @@
-// Package filewatch tells when a file is worth reading again. However it is written (in place, by renaming
-// another over it, or by the links of a Kubernetes ConfigMap), that is soon after the writer has left it alone.
+// Package filewatch decides when a file is worth reading again: soon after its writer has finished, whether it is written
+// in place, by renaming another file over it, or by the links of a Kubernetes ConfigMap.
 package filewatch
 
 import (
@@ -14,22 +14,22 @@ import (
 )
 
 const (
-	// settle is how long a file must be left alone before it is read, so that one that is being written is not
-	// taken for the whole; settleMax bounds that where the directory is never left alone.
+	// settle is how long a file must be unchanged before it is read, so that a half-written one is not; settleMax bounds
+	// the wait where the directory changes all the time.
 	settle    = 100 * time.Millisecond
 	settleMax = 10 * settle
-	// DefaultPoll is how often changes are looked for that the operating system does not tell, as on network
-	// file systems, or when the file is a link into another directory.
+	// DefaultPoll is how often to look for changes that the operating system does not announce, as on network file
+	// systems, or if the file is a link into another directory.
 	DefaultPoll = 5 * time.Second
 )
 
-// A Watch is on one file. It belongs to one goroutine.
+// A Watch watches one file. It belongs to one goroutine.
 type Watch struct {
 	path      string
-	watcher   *fsnotify.Watcher // nil where there is none to be had
+	watcher   *fsnotify.Watcher // nil if none can be made
 	noWatcher error             // why
 
-	read bool // at least once; then what came of it:
+	read bool // at least once, with this result:
 	data []byte
 	err  error
 }
@@ -48,12 +48,11 @@ func (w *Watch) Close() {
 	}
 }
 
-// Read reads the file, and tells whether it is not as it was the last time.
+// Read reads the file, and reports whether it has changed since the last time.
 func (w *Watch) Read() (data []byte, changed bool, err error) {
 	if w.watcher != nil {
-		// The directory is watched, because the file itself may be replaced. Adding it again has no effect
-		// while it is watched, and makes up for a directory that did not exist. It comes before the reading,
-		// so that no change falls between the two.
+		// Watch the directory, because the file itself may be replaced. Adding it again has no effect while it is
+		// watched, and helps if it did not exist before. Do it before reading, so that no change is missed in between.
 		_ = w.watcher.Add(filepath.Dir(w.path))
 	}
 	data, err = os.ReadFile(w.path)
@@ -69,7 +68,7 @@ func sameError(a, b error) bool {
 	return a.Error() == b.Error()
 }
 
-// Run calls look, which should Read, soon after each change of the file, and every poll, until ctx is done.
+// Run calls look, which should call Read, soon after each change of the file, and every poll, until ctx is done.
 func (w *Watch) Run(ctx context.Context, poll time.Duration, log *zap.Logger, look func()) {
 	if w.watcher == nil {
 		log.Warn("file can only be polled; a higher fs.inotify.max_user_instances may help",
@@ -80,14 +79,14 @@ func (w *Watch) Run(ctx context.Context, poll time.Duration, log *zap.Logger, lo
 	follow(ctx, w.watcher.Events, w.watcher.Errors, poll, look)
 }
 
-// follow calls look when events have come and then none for settle, or have come for settleMax on end; and at
-// every poll, unless an event has come that is not settled. It returns when ctx is done.
+// follow calls look when events have been followed by none for settle, or have kept coming for settleMax; and at every
+// poll, unless events have yet to settle. It returns when ctx is done.
 func follow(ctx context.Context, events <-chan fsnotify.Event, lost <-chan error, poll time.Duration, look func()) {
 	polls := time.NewTicker(poll)
 	defer polls.Stop()
 	settled := time.NewTimer(0)
 	settled.Stop()
-	var due time.Time // when the look after an event may wait no longer; zero if there was none
+	var due time.Time // when the look after an event can wait no longer; zero without an event
 	touched := func() {
 		if due.IsZero() {
 			due = time.Now().Add(settleMax)
@@ -100,7 +99,7 @@ func follow(ctx context.Context, events <-chan fsnotify.Event, lost <-chan error
 			return
 		case <-events:
 			touched()
-		case <-lost: // nobody knows which: it may have been about the file
+		case <-lost: // events were lost, perhaps one about the file
 			touched()
 		case <-settled.C:
 			due = time.Time{}

@@ -1,5 +1,5 @@
-// Package flagfault says what is wrong with the value of a flag in the words in which a configuration file's faults
-// are told.
+// Package flagfault decides how a wrong value of a flag is reported: in the words used for the faults of a configuration
+// file.
 package flagfault
 
 import (
@@ -15,14 +15,14 @@ import (
 	"github.com/lbproxy/lbproxy/internal/strictyaml"
 )
 
-// Explain makes the error of a flag's value one for people. It is for [cobra.Command.SetFlagErrorFunc].
+// Explain rewrites the error of a flag's value for people. It is for [cobra.Command.SetFlagErrorFunc].
 func Explain(_ *cobra.Command, err error) error {
 	var invalid *pflag.InvalidValueError
 	if !errors.As(err, &invalid) {
 		return err
 	}
 	flag, cause := invalid.GetFlag(), invalid.Unwrap()
-	var numeral *strconv.NumError // what the standard library says, and so do flags of numbers
+	var numeral *strconv.NumError // what the standard library returns, and so do numeric flags
 	switch {
 	case flag.Value.Type() == "duration":
 		cause = strictyaml.ErrDuration
@@ -34,7 +34,7 @@ func Explain(_ *cobra.Command, err error) error {
 	return fmt.Errorf("--%s: %w, got the text %q", flag.Name, cause, invalid.GetValue())
 }
 
-// whole is what is wrong with text as a whole number, or as a list of them.
+// whole says what is wrong with text as a whole number, or as a list of them.
 func whole(text string) error {
 	for n := range strings.SplitSeq(text, ",") {
 		if _, err := number.Whole(n); errors.Is(err, number.ErrRange) {

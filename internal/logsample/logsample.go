@@ -1,5 +1,5 @@
-// Package logsample keeps a log short where the same can happen again and again. Zap's own sampler does so too, in
-// tables of 448 KiB.
+// Package logsample decides how often the same message is logged. Zap's own sampler does that too, with tables of
+// 448 KiB.
 package logsample
 
 import (
@@ -10,8 +10,8 @@ import (
 	"go.uber.org/zap/zapcore"
 )
 
-// First has a logger, and those made of it, log each message at most n times in every interval. Messages are told
-// apart by their text and level, not by their fields.
+// First limits a logger, and loggers derived from it, to n of each message per interval. Messages differ by text and
+// level, not by fields.
 func First(n int, interval time.Duration) zap.Option {
 	return zap.WrapCore(func(c zapcore.Core) zapcore.Core {
 		return &sampled{c, &counts{n: n, interval: interval, seen: map[message]int{}}}

@@ -22,7 +22,7 @@ func TestTheFirstOfAMessageInAnInterval(t *testing.T) {
 				log.With(zap.Int("i", i)).Info("again")
 				log.Debug("not at this level")
 			}
-			log.Warn("again") // another level is another message
+			log.Warn("again") // a different level is a different message
 			log.Info("once")
 		}
 		burst()

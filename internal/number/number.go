@@ -1,5 +1,5 @@
-// Package number reads whole numbers however they are written: writers that know only floating point write ten as
-// 10.0 or 1e1.
+// Package number decides what is a whole number, however it is written: writers that know only floating point write ten
+// as 10.0 or 1e1.
 package number
 
 import (
@@ -11,21 +11,21 @@ import (
 )
 
 var (
-	// ErrNotWhole is for text that is no whole number.
+	// ErrNotWhole is for text that is not a whole number.
 	ErrNotWhole = errors.New("want a whole number, such as 10")
-	// ErrRange is for a whole number that no int holds.
+	// ErrRange is for a whole number that does not fit an int.
 	ErrRange = errors.New("want a number of at most 18 digits")
 )
 
 var decimal = regexp.MustCompile(`^([+-]?[0-9]+)(?:\.([0-9]+))?(?:[eE]([+-]?[0-9]+))?$`)
 
 const (
-	maxExponent = 1 << 30 // beyond it sums would overflow
-	maxZeros    = 18      // more digits than these no int has
+	maxExponent = 1 << 30 // larger ones would overflow in sums
+	maxZeros    = 18      // no int has more digits
 )
 
-// Whole returns the whole number that text is, exactly: no rounding makes one of what is none. It takes time in
-// proportion to the text, whatever the exponent.
+// Whole returns the whole number that text is, exactly and without rounding. It takes time in proportion to the text's
+// length, whatever the exponent.
 func Whole(text string) (int, error) {
 	parts := decimal.FindStringSubmatch(text)
 	if parts == nil {
@@ -36,7 +36,7 @@ func Whole(text string) (int, error) {
 	if strings.Trim(digits, "+-0") == "" {
 		return 0, nil
 	}
-	exponent, _ := strconv.Atoi(cmp.Or(parts[3], "0")) // out of range, it is the greatest or the least
+	exponent, _ := strconv.Atoi(cmp.Or(parts[3], "0")) // out of range, it is the largest or smallest int
 	zeros := max(-maxExponent, min(exponent, maxExponent)) + len(whole) - len(digits)
 	switch {
 	case zeros < 0:

@@ -34,14 +34,14 @@ func TestWhole(t *testing.T) {
 	}
 }
 
-// FuzzWhole: what is read is what exact arithmetic says, and nothing else is.
+// FuzzWhole: Whole reads exactly what exact arithmetic says is whole.
 func FuzzWhole(f *testing.F) {
 	for _, seed := range []string{"10", "10.0", "1e1", "-0.001e4", "1e-1", "123456789012345678901", "1.50e1"} {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, text string) {
 		if strings.ContainsAny(text, "eE") && len(text) > 12 || strings.ContainsAny(text, "/xXpPoObB_") {
-			return // exact arithmetic takes too long, or knows more ways to write a number
+			return // exact arithmetic would take too long, or accepts more notations
 		}
 		got, err := number.Whole(text)
 		want, ok := new(big.Rat).SetString(text)

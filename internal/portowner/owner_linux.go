@@ -13,7 +13,7 @@ import (
 	"strings"
 )
 
-// ofPort describes who listens at host:port; empty if that cannot be known.
+// ofPort describes who listens at host:port; empty if unknown.
 func ofPort(address string) string {
 	host, port, err := net.SplitHostPort(address)
 	if err != nil {
@@ -36,7 +36,7 @@ func ofPort(address string) string {
 	return ""
 }
 
-// ofSocket describes who listens at a unix socket; empty if that cannot be known.
+// ofSocket describes who listens at a unix socket; empty if unknown.
 func ofSocket(file string) string {
 	for _, fields := range rowsOf("/proc/net/unix") {
 		// Num RefCount Protocol Flags Type St Inode Path
@@ -49,14 +49,14 @@ func ofSocket(file string) string {
 }
 
 func rowsOf(table string) (rows [][]string) {
-	data, _ := os.ReadFile(table) // without it there is nothing to find
+	data, _ := os.ReadFile(table) // an unreadable table is empty
 	for line := range strings.Lines(string(data)) {
 		rows = append(rows, strings.Fields(line))
 	}
 	return rows
 }
 
-// addressesOf is what a listener at host occupies; nothing if that is every address.
+// addressesOf lists the addresses that a listener at host occupies; empty if that is all of them.
 func addressesOf(host string) []netip.Addr {
 	var all []netip.Addr
 	if host == "" {
@@ -75,7 +75,7 @@ func overlap(wanted []netip.Addr, ip netip.Addr) bool {
 	return len(wanted) == 0 || ip.IsUnspecified() || slices.Contains(wanted, ip)
 }
 
-// parseAddress parses the kernel's ADDRESS:PORT, whose address is words of four bytes, each the wrong way round.
+// parseAddress parses the kernel's ADDRESS:PORT, whose address consists of four-byte words, each with its bytes reversed.
 func parseAddress(text string) (ip netip.Addr, port int, ok bool) {
 	address, hexPort, _ := strings.Cut(text, ":")
 	bytes, err := hex.DecodeString(address)
@@ -93,7 +93,7 @@ func parseAddress(text string) (ip netip.Addr, port int, ok bool) {
 // processOf describes the process that has a socket open, or at least its user.
 func processOf(inode, uid string) string {
 	link := "socket:[" + inode + "]"
-	files, _ := filepath.Glob("/proc/[0-9]*/fd/*") // those that this user may look at
+	files, _ := filepath.Glob("/proc/[0-9]*/fd/*") // those that this user may see
 	for _, file := range files {
 		if to, err := os.Readlink(file); err != nil || to != link {
 			continue

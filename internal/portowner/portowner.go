@@ -1,4 +1,4 @@
-// Package portowner says which process has taken an address that this one wants to listen at.
+// Package portowner finds the process that has taken an address that this one wants to listen at.
 package portowner
 
 import (
@@ -8,8 +8,8 @@ import (
 	"syscall"
 )
 
-// Explain adds to an error of listening at address (host:port, or unix:PATH) who listens there already, if that is
-// why and as far as it can be known. Other errors stay as they are.
+// Explain adds to an error of listening at address (host:port, or unix:PATH) who listens there already, if that is the
+// reason and as far as it can be known. Other errors are returned unchanged.
 func Explain(err error, address string) error {
 	if !errors.Is(err, syscall.EADDRINUSE) {
 		return err

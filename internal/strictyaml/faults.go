@@ -11,7 +11,7 @@ import (
 // A Path names a place in a document, such as listeners[0].address. The empty path is the whole document.
 type Path string
 
-// Key is the place of a key below p.
+// Key is the place of a key in p.
 func (p Path) Key(name string) Path {
 	switch {
 	case name == "" || strings.ContainsFunc(name, func(r rune) bool {
@@ -24,11 +24,11 @@ func (p Path) Key(name string) Path {
 	return p + "." + Path(name)
 }
 
-// Index is the place of a list's element below p; the first is 0.
+// Index is the place of a list's element in p; the first is 0.
 func (p Path) Index(i int) Path { return Path(fmt.Sprintf("%s[%d]", p, i)) }
 
-// parent is the place around p; the whole document has none. It may also be something that is no place, if
-// the last key holds a dot or a bracket.
+// parent is the place that contains p; the whole document has none. It may be something that is not a place, if the last
+// key contains a dot or a bracket.
 func (p Path) parent() (Path, bool) {
 	if p == "" {
 		return "", false
@@ -36,13 +36,13 @@ func (p Path) parent() (Path, bool) {
 	return p[:max(0, strings.LastIndexAny(string(p), ".["))], true
 }
 
-// A Fault is one thing that is wrong with a document. Its text is "file:line: path: problem; cure", without
-// the parts that are not known.
+// A Fault is one thing that is wrong with a document. Its text is "file:line: path: problem; cure", without the parts
+// that are unknown.
 type Fault struct {
 	File    string
 	Line    int // from 1; 0 if there is none
 	Path    Path
-	Problem string // and its cure
+	Problem string // with its cure
 }
 
 func (f *Fault) Error() string {
@@ -61,7 +61,7 @@ func (f *Fault) Error() string {
 	return b.String()
 }
 
-// Faults collects what is wrong with one document. The zero Faults is of values that stand in no file.
+// Faults collects what is wrong with one document. The zero Faults is for values that come from no file.
 type Faults struct {
 	file  string
 	lines map[Path]int      // of every place in the document
@@ -69,8 +69,8 @@ type Faults struct {
 	all   []*Fault
 }
 
-// Add notes that the value at a place is wrong, unless it could not be decoded in the first place: what was
-// not understood is not missing.
+// Add notes that the value at a place is wrong, unless it could not be decoded in the first place, which is a fault
+// already.
 func (f *Faults) Add(at Path, format string, args ...any) {
 	for p, within := at, true; within; p, within = p.parent() {
 		if _, lost := f.lost[p]; lost {
@@ -80,7 +80,7 @@ func (f *Faults) Add(at Path, format string, args ...any) {
 	f.add(f.line(at), at, format, args...)
 }
 
-// Check is Add for an error; nil is no fault.
+// Check is Add for an error, if it is not nil.
 func (f *Faults) Check(at Path, err error) {
 	if err != nil {
 		f.Add(at, "%v", err)
@@ -96,7 +96,7 @@ func (f *Faults) lose(line int, at Path, format string, args ...any) {
 	f.add(line, at, format, args...)
 }
 
-// line finds the line of a place, or of the nearest place around it that is in the document.
+// line finds the line of a place, or of the nearest enclosing place that is in the document.
 func (f *Faults) line(at Path) int {
 	for p, within := at, true; within && p != ""; p, within = p.parent() {
 		if line, ok := f.lines[p]; ok {
@@ -133,7 +133,7 @@ func suggest(key string, known []string) string {
 	return "known here are " + strings.Join(known, ", ")
 }
 
-// distance is the least number of letters to insert, delete or replace to make b of a (Levenshtein).
+// distance is the smallest number of letters to insert, delete or replace to turn a into b (Levenshtein).
 func distance(a, b string) int {
 	row := make([]int, len(b)+1)
 	for j := range row {

@@ -1,8 +1,8 @@
-// Package strictyaml decodes a YAML file into a struct and reports everything that is wrong with it together,
-// each fault with its line and its place: unknown and repeated keys, values of the wrong type, bad durations.
+// Package strictyaml decodes a YAML file into a struct and reports everything that is wrong with it at once, each fault
+// with its line and its place: unknown and repeated keys, values of the wrong type, bad durations.
 //
-// It decides the form of a document, by the yaml tags of the struct. What the values mean is for the caller to
-// check, who adds faults to the same list.
+// It decides the form of a document, by the yaml tags of the struct. Callers check what the values mean, and add faults
+// to the same list.
 //
 // A document is plain data: one document of mappings, lists and scalars. Anchors, aliases, merge keys and tags
 // are faults, and so are numbers where text is wanted, because 1.10 as a number is 1.1.
@@ -27,13 +27,13 @@ import (
 	"github.com/lbproxy/lbproxy/internal/number"
 )
 
-// Decode decodes the YAML in data into the struct that into points to. What the document leaves out, or
-// leaves empty, keeps the value it has; a list replaces the one that was there. File stands before each fault.
+// Decode decodes the YAML in data into the struct that into points to. What the document leaves out or leaves empty
+// keeps its value; a list replaces the one that was there. Each fault begins with file.
 //
-// The struct may hold structs, maps with text as keys, slices, pointers to structs (which come into being by
-// being named, even with nothing in them), string, int, bool and [time.Duration] (written like 5s). Elements
-// of maps and slices, and what pointers point to, start from SetDefaults() where they have that method. A
-// field with the tag reserved:"why" makes its key a fault of that text.
+// The struct may hold structs, maps with text as keys, slices, pointers to structs (which are allocated if the document
+// names them, even if it leaves them empty), string, int, bool and [time.Duration] (written like 5s). Elements of maps
+// and slices, and the targets of pointers, start from SetDefaults() where they have that method. The key of a field with
+// the tag reserved:"why" is a fault with that text.
 func Decode(file string, data []byte, into any) *Faults {
 	f := &Faults{file: file, lines: map[Path]int{}, lost: map[Path]struct{}{}}
 	if !utf8.Valid(data) {
@@ -47,8 +47,8 @@ func Decode(file string, data []byte, into any) *Faults {
 		f.lose(line, "", "the file is not in UTF-8; save it in that encoding")
 		return f
 	}
-	data = bytes.TrimPrefix(data, []byte("\ufeff"))                       // the parser would take it for a part of the first key
-	doc, err := parser.ParseBytes(data, 0, parser.AllowDuplicateMapKey()) // duplicates are found here, all of them
+	data = bytes.TrimPrefix(data, []byte("\ufeff"))                       // the parser would make it a part of the first key
+	doc, err := parser.ParseBytes(data, 0, parser.AllowDuplicateMapKey()) // all duplicates are found below
 	if err != nil {
 		f.addSyntax(err)
 		return f
@@ -87,12 +87,12 @@ func line(n ast.Node) int {
 
 type decoder struct{ *Faults }
 
-// ErrDuration is for text that is no duration.
+// ErrDuration is for text that is not a duration.
 var ErrDuration = errors.New("want a duration with its unit, such as 500ms, 5s or 10m")
 
 var durationType = reflect.TypeFor[time.Duration]()
 
-// value decodes n into v, whose place is at.
+// value decodes n into v, which is at the place at.
 func (d decoder) value(n ast.Node, v reflect.Value, at Path) {
 	if _, taken := d.lines[at]; !taken {
 		d.lines[at] = line(n)
@@ -131,7 +131,7 @@ func newValue(t reflect.Type) reflect.Value {
 	return p
 }
 
-// entries calls each for every key of n, in order, and makes a fault of what is no key or a repeated one.
+// entries calls each for every key of n, in order. What is not a key, or is repeated, becomes a fault.
 func (d decoder) entries(n ast.Node, at Path, want string, each func(key string, keyLine int, value ast.Node)) {
 	m, ok := n.(ast.MapNode)
 	if !ok {
@@ -268,7 +268,7 @@ func isNumber(n ast.Node) bool {
 	return false
 }
 
-// scalarText returns a scalar as it was written, without quotes; it reports false for everything else.
+// scalarText returns a scalar as it was written, without quotes; false if n is not a scalar.
 func scalarText(n ast.Node) (string, bool) {
 	switch n := n.(type) {
 	case *ast.StringNode:
@@ -298,6 +298,6 @@ func describe(n ast.Node) string {
 	return "keys with values"
 }
 
-// QuoteAll makes goccy's encoder put all text in quotes: left to itself it writes some texts, such as ".inf",
-// so that they read back as something else.
+// QuoteAll makes goccy's encoder quote all text: otherwise it writes some texts, such as ".inf", so that they read back
+// as something else.
 var QuoteAll = yaml.CustomMarshaler(func(s string) ([]byte, error) { return json.Marshal(s) })

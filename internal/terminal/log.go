@@ -14,13 +14,13 @@ import (
 	"go.uber.org/zap/zapcore"
 )
 
-// NewLogCore logs for people: time, level, message, the fields as key=value, and last what went wrong. Texts of
-// several lines stand below, indented. What could move the cursor is escaped: peers have a say in errors.
+// NewLogCore logs for people: time, level, message, the fields as key=value, and last the error. Texts of several lines
+// follow below, indented. Control characters are escaped, because peers influence the text of errors.
 func NewLogCore(w io.Writer, level zapcore.LevelEnabler) zapcore.Core {
 	return zapcore.NewCore(logEncoder{zapcore.NewMapObjectEncoder()}, zapcore.Lock(zapcore.AddSync(w)), level)
 }
 
-// logEncoder holds the fields that all entries of a logger have.
+// logEncoder holds the fields that all entries of a logger share.
 type logEncoder struct{ *zapcore.MapObjectEncoder }
 
 // Clone implements [zapcore.Encoder].
@@ -56,7 +56,7 @@ type logLine struct{ fields, errors, below strings.Builder }
 // addAll adds the fields of one map, whose order is lost.
 func (l *logLine) addAll(fields map[string]any) {
 	for _, key := range slices.Sorted(maps.Keys(fields)) {
-		if key == "errorVerbose" { // zap's, of errors that bring their stack
+		if key == "errorVerbose" { // zap's, for errors with a stack
 			continue
 		}
 		switch value := fields[key].(type) {
@@ -72,7 +72,7 @@ func (l *logLine) addAll(fields map[string]any) {
 	}
 }
 
-// addList adds what is more than one value, as JSON, in which nothing is left to be quoted.
+// addList adds a list or map as JSON, which needs no more quoting.
 func (l *logLine) addList(key string, values any) {
 	text, err := json.Marshal(values)
 	if err != nil {
@@ -83,7 +83,7 @@ func (l *logLine) addList(key string, values any) {
 
 func (l *logLine) add(key, text string) {
 	switch {
-	case text == "": // says nothing
+	case text == "": // nothing to write
 	case strings.Contains(text, "\n"):
 		fmt.Fprintf(&l.below, "\n  %s:", key)
 		for line := range strings.Lines(text) {

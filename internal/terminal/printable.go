@@ -6,8 +6,8 @@ import (
 	"unicode"
 )
 
-// Printable is text without what a terminal would obey: of one line, but for tabs, with all else that is not to be
-// printed escaped.
+// Printable is text without anything that a terminal would obey: one line, possibly with tabs, and with all other
+// unprintable characters escaped.
 func Printable(text string) string {
 	var b strings.Builder
 	for _, r := range text {

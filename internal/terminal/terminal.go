@@ -12,7 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Is says whether what is written to w appears on a terminal.
+// Is reports whether w writes to a terminal.
 func Is(w io.Writer) bool {
 	f, ok := w.(*os.File)
 	if !ok {
@@ -22,8 +22,8 @@ func Is(w io.Writer) bool {
 	return err == nil
 }
 
-// A Screen is a terminal whose last lines are drawn again and again in place. What is written to it appears
-// above them. It may be used from many goroutines.
+// A Screen is a terminal whose last lines are redrawn in place. What is written to it appears above them. It may be used
+// from many goroutines.
 type Screen struct {
 	// Immutable:
 	out  io.Writer
@@ -33,7 +33,7 @@ type Screen struct {
 	drawn []string
 }
 
-// NewScreen returns the screen that w is, or nil if it is none, or one without a size.
+// NewScreen returns a screen on w, or nil if w is not a terminal or has no size.
 func NewScreen(w io.Writer) *Screen {
 	f, ok := w.(*os.File)
 	if !ok || !Is(w) {
@@ -52,19 +52,19 @@ func NewScreen(w io.Writer) *Screen {
 	return &Screen{out: f, size: size}
 }
 
-// Write writes whole lines above those that are drawn.
+// Write writes whole lines above the drawn ones.
 func (s *Screen) Write(p []byte) (int, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return len(p), s.repaint(p, s.drawn)
 }
 
-// Draw replaces the lines drawn before by those of text, as far as they fit.
+// Draw replaces the drawn lines by those of text, as far as they fit.
 func (s *Screen) Draw(text string) error {
 	columns, height := s.size()
 	lines := strings.Split(strings.TrimSuffix(text, "\n"), "\n")
 	if len(lines) >= height {
-		// The cursor stands in the line behind; what has been scrolled away could not be drawn again.
+		// The cursor is in the line after the drawn ones; lines that have scrolled away could not be redrawn.
 		lines = lines[:max(0, height-1)]
 	}
 	for i, l := range lines {
@@ -77,24 +77,24 @@ func (s *Screen) Draw(text string) error {
 	return s.repaint(nil, lines)
 }
 
-// Keep leaves what is drawn as it is; what comes next goes below.
+// Keep leaves the drawn lines as they are; what comes next goes below.
 func (s *Screen) Keep() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.drawn = nil
 }
 
-// repaint writes above over what is drawn, and lines below it. The caller holds mu.
+// repaint overwrites the drawn lines with above, and draws lines below it. The caller holds mu.
 func (s *Screen) repaint(above []byte, lines []string) error {
 	var b bytes.Buffer
 	if n := len(s.drawn); n > 0 {
-		fmt.Fprintf(&b, "\x1b[%dA\x1b[J", n) // up to the first line; clear from there on
+		fmt.Fprintf(&b, "\x1b[%dA\x1b[J", n) // up to the first line, and clear everything below
 	}
 	b.Write(above)
 	for _, l := range lines {
 		b.WriteString(l + "\n")
 	}
 	s.drawn = lines
-	_, err := s.out.Write(b.Bytes()) // at once, so that it does not flicker
+	_, err := s.out.Write(b.Bytes()) // in one write, so that it does not flicker
 	return err
 }
