@@ -40,7 +40,7 @@ func (d *Descriptors) Short(of Shortage, n int) {
 	d.shortages.WithLabelValues(string(of)).Add(float64(n))
 }
 
-// EndpointWithout counts an endpoint that goes without a descriptor, until EndpointWithoutEnded.
+// EndpointWithout counts an endpoint that has no descriptor, until EndpointWithoutEnded.
 func (d *Descriptors) EndpointWithout() { d.without.Inc() }
 
 // EndpointWithoutEnded takes back an EndpointWithout.

@@ -11,12 +11,12 @@ import (
 // Recent says what became of the calls of the last minute: for people who look at a proxy, not at Prometheus.
 type Recent struct {
 	CallsPerSecond float64 `json:"calls_per_second"`
-	ErrorShare     float64 `json:"error_share"` // of calls whose status tells of a failing server, see failing
+	ErrorShare     float64 `json:"error_share"` // of calls whose status means that the server fails, see failing
 	P99Seconds     float64 `json:"p99_seconds"`
 }
 
-// failing says whether a code tells of a server that fails, and not of a request that it refuses: OpenTelemetry's
-// list for servers' spans, and RESOURCE_EXHAUSTED, since a server that is full is one to look at.
+// failing says whether a code means that the server fails, not that it refuses a request: OpenTelemetry's list for
+// servers' spans, and RESOURCE_EXHAUSTED, since a server that is full deserves a look.
 func failing(code codes.Code) bool {
 	switch code {
 	case codes.OK, codes.Canceled, codes.InvalidArgument, codes.NotFound, codes.AlreadyExists, codes.PermissionDenied,
@@ -26,8 +26,8 @@ func failing(code codes.Code) bool {
 	return true
 }
 
-// Durations are counted in buckets that are each an eighth to a quarter of their value wide: four of one unit,
-// then four to every doubling, up to 67 s. Five slices of time make 1.8 kB of it all.
+// Durations are counted in buckets whose width is an eighth to a quarter of their value: four of one unit, then four
+// for every doubling, up to 67 s. With five slices of time that is 1.8 kB.
 const (
 	durationUnit     = 16 * time.Microsecond
 	bucketsPerOctave = 4

@@ -22,7 +22,7 @@ func newTimeline() *timeline {
 	return &timeline{metrics.NewEndpoints(prometheus.NewRegistry()).Join("hello", "10.0.0.7:1001"), time.Now()}
 }
 
-// flow has calls end, rate of them in each second of so long.
+// flow ends rate calls a second, for so long.
 func (l *timeline) flow(long time.Duration, rate int, code codes.Code, took time.Duration) {
 	for end := l.now.Add(long); l.now.Before(end); {
 		l.now = l.now.Add(time.Second / time.Duration(rate))

@@ -142,9 +142,9 @@ func (r *Relay) RequestRejected(why Rejection) {
 // Worked counts time that a worker was not waiting.
 func (r *Relay) Worked(worker int, d time.Duration) { r.workers[worker].busy.Add(d.Seconds()) }
 
-// SetMemory publishes what a worker holds, to 4 KiB.
+// SetMemory publishes what a worker holds, rounded down to 4 KiB, so that small calls do not touch the gauge.
 func (r *Relay) SetMemory(worker, bytes int) {
-	bytes &^= 1<<12 - 1 // so that a small call need not be told
+	bytes &^= 1<<12 - 1
 	w := &r.workers[worker]
 	if w.last.Load() != int64(bytes) {
 		w.last.Store(int64(bytes))

@@ -29,7 +29,7 @@ type backend struct {
 	hello.UnimplementedGreeterServer
 	*grpc.Server
 	addr  string
-	ended chan struct{} // closed when it serves no more
+	ended chan struct{} // closed when it has stopped serving
 
 	// What startBackend's options may set:
 	listen   string
@@ -38,7 +38,7 @@ type backend struct {
 	sayHello func(context.Context) error // what SayHello does before it answers
 }
 
-// at has the backend listen at an address that an earlier one has left.
+// at makes the backend listen at an address that an earlier one has left.
 func at(addr string) func(*backend) { return func(b *backend) { b.listen = addr } }
 
 // serving adds services to those of the backend.
@@ -46,7 +46,7 @@ func serving(register func(*grpc.Server)) func(*backend) {
 	return func(b *backend) { b.services = append(b.services, register) }
 }
 
-// onHello has SayHello do something before it answers.
+// onHello is what SayHello does before it answers.
 func onHello(do func(context.Context) error) func(*backend) {
 	return func(b *backend) { b.sayHello = do }
 }
@@ -115,7 +115,7 @@ func (b *backend) converse(_ any, stream grpc.ServerStream) error {
 	}
 }
 
-// onAnyMethod has a backend answer calls of raw messages, of any method that it does not know.
+// onAnyMethod makes a backend answer calls of any other method, in raw messages.
 func onAnyMethod(do func(grpc.ServerStream) error) func(*backend) {
 	return func(b *backend) {
 		b.options = []grpc.ServerOption{
@@ -213,7 +213,7 @@ func (in *instance) expire(etcd string) {
 	}
 }
 
-// abandon ends the registration as the death of its process does: nobody tells etcd.
+// abandon ends the registration as the death of its process does: without a word to etcd.
 func (in *instance) abandon() {
 	in.t.Helper()
 	if err := in.client.Close(); err != nil {

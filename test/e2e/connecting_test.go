@@ -258,7 +258,7 @@ func TestRenewedRegistrationKeepsCalls(t *testing.T) {
 	})
 }
 
-// A server that is asked too often for a sign of life is asked less often, and told of.
+// A server that finds the PINGs too many gets fewer, and the status says so.
 func TestTooManyPings(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, engine{name: configs.EngineRelay})

@@ -63,7 +63,7 @@ func TestMoreConnectionsWhereStreamsRunOut(t *testing.T) {
 	})
 }
 
-// Callers whose connections have reached their age connect anew and lose no call.
+// Callers whose connections have reached their maximum age connect anew and lose no call.
 func TestMaxConnectionAge(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, engine{name: configs.EngineRelay})

@@ -19,13 +19,13 @@ import (
 // These stories are of calls that one side ends while the other is still sending: what is on its way then must not
 // be held against whoever sent it, nor against others on the same connection.
 
-// oneWorker has all callers share the connection to a backend.
+// oneWorker makes all callers share one connection to a backend.
 func oneWorker(cfg *configs.Config) {
 	cfg.Relay.Workers = 1
 	cfg.Relay.MaxGlitches = 1000
 }
 
-// smallAnswers has a backend answer /e2e.Crossing/Small with small messages until the caller goes, and
+// smallAnswers makes a backend answer /e2e.Crossing/Small with small messages until the caller goes, and
 // /e2e.Crossing/Quiet with one when told.
 func smallAnswers(answer <-chan struct{}) func(*backend) {
 	return onAnyMethod(func(s grpc.ServerStream) error {

@@ -22,7 +22,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
-// withDescriptors has the binary run with so many file descriptors at most.
+// withDescriptors limits the binary to so many file descriptors.
 func withDescriptors(n int) []string {
 	return []string{"sh", "-c", fmt.Sprintf(`ulimit -n %d && exec "$0" "$@"`, n)}
 }

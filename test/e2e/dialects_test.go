@@ -47,7 +47,7 @@ func say(t *testing.T, addr, method string, header http.Header, body string) (*h
 	return resp, string(content)
 }
 
-// Who speaks no gRPC, or gRPC-Web, is told in what it speaks.
+// A caller that speaks gRPC-Web, or no gRPC at all, gets errors in the form that it understands.
 func TestStatusesInOtherProtocols(t *testing.T) {
 	w := newWorld(t, engine{name: configs.EngineRelay})
 	p := w.startProxy()
@@ -78,7 +78,7 @@ func TestStatusesInOtherProtocols(t *testing.T) {
 	}
 }
 
-// Clients compare the content-type with their own, and take another for a fault.
+// Clients compare the content-type with their own, and treat another as an error.
 func TestContentTypeOfStatuses(t *testing.T) {
 	onEveryEngine(t, func(t *testing.T, w *world) {
 		p := w.startProxy()
@@ -94,7 +94,7 @@ func TestContentTypeOfStatuses(t *testing.T) {
 	})
 }
 
-// What is counted is what callers see, of responses that are no gRPC too.
+// Calls are counted by what callers see, in responses that are not gRPC, too.
 func TestCodesOfHTTPResponses(t *testing.T) {
 	onEveryEngine(t, func(t *testing.T, w *world) {
 		backend := startHTTP(t, func(rw http.ResponseWriter, r *http.Request) {

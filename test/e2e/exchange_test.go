@@ -216,7 +216,7 @@ func (s *stage) perform(t *testing.T, e exchange, way *grpc.ClientConn) (caller,
 	return p.saw, (<-s.backends).saw
 }
 
-// context is for a caller that performs.
+// context is what a caller performs under.
 func (s *stage) context(t *testing.T) context.Context {
 	return context.WithValue(within(t), encodingKey{}, new(string))
 }

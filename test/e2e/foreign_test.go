@@ -17,7 +17,7 @@ import (
 	"github.com/lbproxy/lbproxy/configs"
 )
 
-// Whoever speaks something else at the port of calls is told so in that, and the log says who it was.
+// A client that speaks another protocol at the port for calls is told so in that protocol, and the log says who it was.
 func TestForeignCallers(t *testing.T) {
 	onEveryEngine(t, func(t *testing.T, w *world) {
 		w.startInstance("hello", "", 1)

@@ -203,7 +203,7 @@ func (p *lbproxy) stop() {
 	}
 }
 
-// reload has the proxy take over a changed configuration, as it does on SIGHUP.
+// reload makes the proxy take over a changed configuration, as SIGHUP does.
 func (p *lbproxy) reload(change ...func(*configs.Config)) {
 	next := *p.cfg
 	for _, c := range change {

@@ -162,7 +162,7 @@ var protocolErrors = []struct {
 	{"an answer to a call that never was", func(f *http2.Framer, stream uint32) { writeHeaders(f, stream+1000, false, ":status", "200") }},
 }
 
-// A backend that breaks HTTP/2 for its whole connection has its calls there end with INTERNAL, and no others.
+// Where a backend breaks HTTP/2 for a whole connection, the calls on it end with INTERNAL, and no others.
 func TestBackendsThatBreakTheirConnection(t *testing.T) {
 	w := newWorld(t, engine{name: configs.EngineRelay})
 	w.startInstance("hello", "", 1)

@@ -66,7 +66,7 @@ func TestInteropFailuresAreSeen(t *testing.T) {
 // fatal is what gRPC's logger was told before the process was to end.
 type fatal string
 
-// makeFatalsPanic has gRPC panic with a fatal instead. It must come before gRPC is used.
+// makeFatalsPanic makes gRPC panic where it would end the process. It must come before gRPC is used.
 func makeFatalsPanic() {
 	grpclog.SetLoggerV2(panicker{grpclog.NewLoggerV2(io.Discard, io.Discard, os.Stderr)})
 }

@@ -67,7 +67,7 @@ func (p *process) leftovers(t *testing.T) leftovers {
 	}
 }
 
-// resetPeak has peak begin anew, and returns the resident memory of now, in bytes.
+// resetPeak makes peak start over, and returns the resident memory of now, in bytes.
 func (p *process) resetPeak(t *testing.T) int64 {
 	t.Helper()
 	get(t, "http://"+p.admin+"/debug/pprof/heap?gc=1") // collects garbage

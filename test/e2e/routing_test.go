@@ -121,7 +121,7 @@ func TestRouting(t *testing.T) {
 	})
 }
 
-// dialAll has the proxy watch a service by a first call, and waits until it is connected to all n instances.
+// dialAll makes a first call, so that the proxy watches the service, and waits until it is connected to all n instances.
 func (p *lbproxy) dialAll(t *testing.T, service string, n int) {
 	t.Helper()
 	if _, err := whoAnswers(within(t), p.dial(service), "/any.Service/Method"); err != nil {

@@ -18,7 +18,7 @@ import (
 	"github.com/lbproxy/lbproxy/internal/etcdtest"
 )
 
-// What 10,000 instances of one service cost the process, and how long it takes to know and to connect them.
+// What 10,000 instances of one service cost the process, and how long it takes to learn of them and to connect.
 // The instances are addresses of 127.0.0.0/8: one server answers at all of them, or none does. Run it with
 // -benchtime 1x.
 func BenchmarkTenThousandInstances(b *testing.B) {
