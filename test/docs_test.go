@@ -29,7 +29,7 @@ func TestReferenceNamesEverything(t *testing.T) {
 		as    string // a regular expression around the name
 	}{
 		{"series", "..", seriesName, 35, "metrics.md", row},
-		{"cause", "..", `(?:[Cc]ause|Rejection|Shortage) += "(\w+)"`, 26, "metrics.md", "`%s`"},
+		{"cause", "..", `(?:[Cc]ause|Rejection|Shortage) += "(\w+)"`, 28, "metrics.md", "`%s`"},
 		{"result of a reload", "..", `reload[A-Z]\w+ += "(\w+)"`, 2, "metrics.md", "`%s`"},
 		{"reason", "../proxy", `Reason = "(\w+)"`, 10, "statuses.md", row},
 		{"policy", "../picker", `(?:RoundRobin|Random|LeastRequest) += "(\w+)"`, 4, "configuration.md", row},
