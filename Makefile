@@ -4,7 +4,7 @@
 
 VERSION = $(shell git describe --tags --always --dirty)
 
-help: ## what there is
+help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "  make %-7s  %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 build: ## the binaries, into bin/
