@@ -13,7 +13,7 @@ import (
 	"strings"
 )
 
-// binaries are the programs that take part.
+// binaries are the programs under measurement.
 type binaries struct {
 	scratch   string            // removed by close
 	paths     map[string]string // by program
@@ -21,7 +21,7 @@ type binaries struct {
 	versions  []string          // a line for each
 }
 
-// findBinaries makes or finds what o.proxies are run by.
+// findBinaries builds or finds the programs of o.proxies.
 func (o *options) findBinaries(ctx context.Context) (*binaries, error) {
 	scratch, err := os.MkdirTemp("", "lbproxy-bench-")
 	if err != nil {
@@ -63,7 +63,7 @@ func (b *binaries) find(ctx context.Context, o *options) error {
 	return nil
 }
 
-// finder returns how to find a peer's program.
+// finder returns the function that finds a peer's program.
 func (b *binaries) finder(ctx context.Context, o *options) (func(program string) (string, error), error) {
 	root := o.peers
 	switch o.peers {
@@ -94,7 +94,7 @@ func (b *binaries) finder(ctx context.Context, o *options) (func(program string)
 	return func(program string) (string, error) { return filepath.Join(root, "usr/sbin", program), nil }, err
 }
 
-// findInPath looks for program in PATH, and where Debian puts it, which is not in everybody's PATH.
+// findInPath looks for program in PATH, and where Debian puts it, which is not in every user's PATH.
 func findInPath(program string) (string, error) {
 	path, err := exec.LookPath(program)
 	if errors.Is(err, exec.ErrNotFound) {
@@ -108,7 +108,7 @@ func findInPath(program string) (string, error) {
 	return path, nil
 }
 
-// lbproxy returns the lbproxy at path, or for an empty path one that it builds of this tree.
+// lbproxy returns the lbproxy at path or, if that is empty, one built from this tree.
 func (b *binaries) lbproxy(ctx context.Context, path string) (string, error) {
 	if path != "" {
 		return filepath.Abs(path)
@@ -118,7 +118,7 @@ func (b *binaries) lbproxy(ctx context.Context, path string) (string, error) {
 	if err != nil {
 		version = nil // it has none outside a clone
 	}
-	// As it is shipped, see the Dockerfile.
+	// Built as it is shipped, see the Dockerfile.
 	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-tags", "grpcnotrace",
 		"-ldflags", "-s -w -X main.version="+string(bytes.TrimSpace(version)), "-o", path, "github.com/lbproxy/lbproxy/cmd/lbproxy")
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
@@ -128,7 +128,7 @@ func (b *binaries) lbproxy(ctx context.Context, path string) (string, error) {
 	return path, nil
 }
 
-// command is p's process, but for its directory.
+// command is p's process, without its directory.
 func (b *binaries) command(p proxy) *exec.Cmd { return b.exec(context.Background(), p, p.args...) }
 
 func (b *binaries) exec(ctx context.Context, p proxy, args ...string) *exec.Cmd {
@@ -139,7 +139,7 @@ func (b *binaries) exec(ctx context.Context, p proxy, args ...string) *exec.Cmd 
 	return cmd
 }
 
-// version is the first line of what p's program says of itself.
+// version is the first line of the version that p's program prints.
 func (b *binaries) version(ctx context.Context, p proxy) (string, error) {
 	output, err := b.exec(ctx, p, p.version).CombinedOutput()
 	output = bytes.TrimSpace(output)

@@ -61,7 +61,7 @@ func (c *caller) one(ctx context.Context, start time.Time, answer *[]byte) error
 	return c.received(start, *answer)
 }
 
-// received counts an answer, which has to be what was sent.
+// received counts an answer, which must be what was sent.
 func (c *caller) received(start time.Time, answer []byte) error {
 	if !bytes.Equal(answer, c.payload) {
 		return fmt.Errorf("an answer of %d bytes is not the message of %d that was sent", len(answer), len(c.payload))
@@ -70,7 +70,7 @@ func (c *caller) received(start time.Time, answer []byte) error {
 	return nil
 }
 
-// openLoop starts calls when they are due. A slow call does not delay the next, nor is its delay forgotten.
+// openLoop starts calls when they are due. A slow call neither delays the next nor hides its own delay.
 func (c *caller) openLoop(ctx context.Context, rate int) error {
 	// Go's own timers are up to 1 ms late, half of what is to be measured.
 	runtime.LockOSThread()

@@ -18,7 +18,7 @@ const (
 	glance       = 200 * time.Millisecond // long enough to see how busy the machine is
 )
 
-// bench is a comparison as it runs.
+// bench is a running comparison.
 type bench struct {
 	*options
 	bin      *binaries
@@ -26,8 +26,8 @@ type bench struct {
 	patience time.Duration // what is left of the time to wait for quiet
 }
 
-// compare measures every scenario through every proxy, round after round: what changes on the machine over time
-// befalls all of them.
+// compare measures every scenario through every proxy, round after round, so that changes on the machine over time
+// affect all of them.
 func (o *options) compare(ctx context.Context) (*report, error) {
 	if err := raiseFileLimit(); err != nil {
 		return nil, err
@@ -75,8 +75,8 @@ func (b *bench) stopBackends() {
 	}
 }
 
-// measureQuietly measures until others have left the machine alone, if its patience lasts, and returns the least
-// disturbed measurement. One with errors is not tried again: they are a result.
+// measureQuietly measures until other processes have not disturbed it, as long as its patience lasts, and returns the
+// least disturbed measurement. One with errors is not repeated: they are a result.
 func (b *bench) measureQuietly(ctx context.Context, p proxy, s scenario) (measurement, error) {
 	var best measurement
 	for attempt := range attempts {
@@ -98,7 +98,7 @@ func (b *bench) measureQuietly(ctx context.Context, p proxy, s scenario) (measur
 	return best, nil
 }
 
-// waitForQuiet waits until others use little enough of the machine, for as long as its patience lasts.
+// waitForQuiet waits until other processes use little enough of the machine, as long as its patience lasts.
 func (b *bench) waitForQuiet(ctx context.Context) error {
 	for b.quiet > 0 && b.patience > 0 && ctx.Err() == nil {
 		before, cores, err := machineCPU()
@@ -119,7 +119,7 @@ func (b *bench) waitForQuiet(ctx context.Context) error {
 	return nil
 }
 
-// measure measures s once, through a p that is started for it. Whatever goes wrong is told in the measurement.
+// measure measures s once, through a p that is started for it. The measurement records whatever goes wrong.
 func (b *bench) measure(ctx context.Context, p proxy, s scenario) measurement {
 	j := job{Scenario: s, Warmup: b.warmup, Duration: b.duration}
 	var addresses []netip.AddrPort
@@ -147,8 +147,8 @@ func (b *bench) measure(ctx context.Context, p proxy, s scenario) measurement {
 	return m
 }
 
-// raiseFileLimit lets this process and those it starts have as many files as the system grants: idle connections
-// take one each in the callers and one in the proxy.
+// raiseFileLimit lets this process and its children have as many files as the system grants: an idle connection takes
+// one in the callers and one in the proxy.
 func raiseFileLimit() error {
 	var limit syscall.Rlimit
 	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {

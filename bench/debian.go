@@ -12,11 +12,11 @@ import (
 	"regexp"
 )
 
-// debianPackages are those of the peers.
+// debianPackages are the peers' packages.
 var debianPackages = []string{"nginx", "haproxy", "nghttp2-proxy"}
 
 // debianRoot returns a directory with the Debian packages of the peers unpacked in it. It is made once, in the
-// user's cache; nothing is installed, and no rights are needed for it.
+// user's cache; nothing is installed, and no privileges are needed.
 func debianRoot(ctx context.Context) (string, error) {
 	cache, err := os.UserCacheDir()
 	if err != nil {

@@ -20,7 +20,7 @@ const (
 	downloadMethod = "/bench.Bench/Download"
 )
 
-// gcPercent makes collections rare in backends and callers: they are not what is measured.
+// gcPercent makes garbage collections rare in backends and callers, which are not what is measured.
 const gcPercent = 400
 
 // echo is a backend. It writes its address and serves until ctx ends.
@@ -78,7 +78,7 @@ func sendForEver(_ any, stream grpc.ServerStream) error {
 	return err // that the caller is gone
 }
 
-// rawCodec takes messages as bytes, by *[]byte. What is received goes into the slice that is there, if it fits.
+// rawCodec passes messages as bytes, by *[]byte. A received message reuses the slice, if it fits.
 type rawCodec struct{}
 
 func (rawCodec) Marshal(v any) (mem.BufferSlice, error) {

@@ -58,13 +58,13 @@ func (j *job) run(ctx context.Context) (measurement, error) {
 	return j.drive(ctx, conns)
 }
 
-// phase is how far a measurement is.
+// phase is the state of a measurement.
 type phase struct {
 	measuring atomic.Bool // what ends now counts
 	over      atomic.Bool // nothing new begins
 }
 
-// drive has callers make the load, and measures in the midst of it.
+// drive makes the load, and measures while it runs.
 func (j *job) drive(ctx context.Context, conns []*grpc.ClientConn) (measurement, error) {
 	calls, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -93,7 +93,7 @@ func (j *job) drive(ctx context.Context, conns []*grpc.ClientConn) (measurement,
 	return m, errors.Join(err, context.Cause(ctx))
 }
 
-// observe opens the time in which operations count, and says what processes used in it.
+// observe opens the period in which operations count, and returns what processes used in it.
 func (j *job) observe(ctx context.Context, p *phase) (measurement, error) {
 	processes, err := processTree(j.Proxy)
 	if err != nil {
@@ -145,7 +145,7 @@ func (j *job) rest(ctx context.Context) (measurement, error) {
 	return measurement{Ops: int64(n), Seconds: j.Duration.Seconds(), IdleRSS: float64(after-before) / float64(n)}, context.Cause(ctx)
 }
 
-// dial opens n connections and makes a call on each. Those that it returns with an error are to be closed too.
+// dial opens n connections and makes a call on each. Those that it returns with an error must be closed too.
 func (j *job) dial(ctx context.Context, n int) ([]*grpc.ClientConn, error) {
 	options := []grpc.DialOption{
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
@@ -186,7 +186,7 @@ func payload(n int) []byte {
 	return message
 }
 
-// pause returns after d, or with ctx.
+// pause returns after d, or when ctx ends.
 func pause(ctx context.Context, d time.Duration) {
 	select {
 	case <-time.After(d):
@@ -194,7 +194,7 @@ func pause(ctx context.Context, d time.Duration) {
 	}
 }
 
-// accounts are the system's accounts at one time.
+// accounts are the system's accounts at one moment.
 type accounts struct {
 	at       time.Time
 	machine  time.Duration // CPU that all processes have used, on all cores

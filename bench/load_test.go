@@ -15,7 +15,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// Every scenario runs, and counts what it is to count.
+// Every scenario runs, and counts what it should.
 func TestLoad(t *testing.T) {
 	for _, s := range scenarios {
 		t.Run(s.Name, func(t *testing.T) {
@@ -51,7 +51,7 @@ func TestLoad(t *testing.T) {
 	}
 }
 
-// A proxy that goes away in the midst of it makes the measurement invalid.
+// A proxy that disappears meanwhile makes the measurement invalid.
 func TestLoadTellsErrors(t *testing.T) {
 	for _, s := range scenarios {
 		if s.Kind == idle {

@@ -35,7 +35,7 @@ func main() {
 	}
 }
 
-// run is the whole command. With the word echo or load before everything else it is one of its own helpers.
+// run is the whole command. With echo or load as the first argument it is one of its own helpers.
 func run(ctx context.Context, args []string, in io.Reader, out io.Writer) error {
 	if len(args) > 0 {
 		switch args[0] {
@@ -56,7 +56,7 @@ func run(ctx context.Context, args []string, in io.Reader, out io.Writer) error 
 	return errors.Join(o.write(r, out), r.err())
 }
 
-// options are what the command line says.
+// options are the command line's.
 type options struct {
 	scenarios []scenario
 	proxies   []proxy

@@ -17,7 +17,7 @@ import (
 // tick is the unit of CPU time in /proc/stat: USER_HZ is 100 wherever Linux runs, see proc(5).
 const tick = 10 * time.Millisecond
 
-// processTree returns the pids of root and of all that descend from it. Without a root, 0, it is empty.
+// processTree returns the pids of root and all its descendants. For root 0 it is empty.
 func processTree(root int) ([]int, error) {
 	if root == 0 {
 		return nil, nil
@@ -118,7 +118,7 @@ func parseMachine(text string) (used time.Duration, cores int, err error) {
 // currentRSS returns the resident memory of pids together, in bytes. Pages that they share count for each.
 func currentRSS(pids []int) (int64, error) { return memory(pids, "VmRSS:") }
 
-// peakRSS is the sum of the most that each of them has had.
+// peakRSS is the sum of each one's maximum.
 func peakRSS(pids []int) (int64, error) { return memory(pids, "VmHWM:") }
 
 func memory(pids []int, field string) (int64, error) {

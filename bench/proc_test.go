@@ -59,7 +59,7 @@ func TestParseMemory(t *testing.T) {
 	}
 }
 
-// The clock that CPU is read from tells what the kernel's other account tells, to a tick of each kind.
+// The clock that CPU is read from agrees with the kernel's other account, to a tick of each kind.
 func TestProcessCPU(t *testing.T) {
 	for i := 0; usage(t) < 50*time.Millisecond; i++ {
 		_ = i * i
@@ -105,7 +105,7 @@ func TestProcessTree(t *testing.T) {
 	}
 }
 
-// running is whether there is more of pid than a note for its parent that it has ended.
+// running reports whether pid exists and is not a zombie.
 func running(pid int) bool {
 	line, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {

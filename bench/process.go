@@ -29,8 +29,8 @@ type process struct {
 	ended chan struct{} // closed when it has ended; cmd.ProcessState then says how
 }
 
-// apart are the attributes of a process that is the first of a group of its own. A Ctrl-C at the terminal does not
-// reach it; it is stopped, with all that it has started. Should this process be killed, the kernel tells it to end.
+// apart are the attributes of a process that leads a group of its own. Ctrl-C at the terminal does not reach it; stop
+// ends it with everything that it has started. If this process is killed, the kernel sends it SIGTERM.
 func apart() *syscall.SysProcAttr {
 	return &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGTERM}
 }
@@ -51,7 +51,7 @@ func start(cmd *exec.Cmd) (*process, error) {
 
 func (p *process) pid() int { return p.cmd.Process.Pid }
 
-// stop asks the process to end, and makes it if it takes too long.
+// stop asks the process to end, and kills it if that takes too long.
 func (p *process) stop() {
 	p.cmd.Process.Signal(syscall.SIGTERM)
 	select {
@@ -62,7 +62,7 @@ func (p *process) stop() {
 	<-p.ended
 }
 
-// untilListening waits until something takes connections at address.
+// untilListening waits until something accepts connections at address.
 func (p *process) untilListening(ctx context.Context, address netip.AddrPort) error {
 	ctx, cancel := context.WithTimeout(ctx, listensWithin)
 	defer cancel()
@@ -163,7 +163,7 @@ func (r *runningProxy) stop() {
 	os.RemoveAll(r.dir)
 }
 
-// lastWords is the end of what the proxy has written, for an error.
+// lastWords is the end of the proxy's output, for an error.
 func (r *runningProxy) lastWords() string {
 	const lines = 3
 	var said []string
@@ -181,8 +181,8 @@ func (r *runningProxy) lastWords() string {
 	return "; it said: " + strings.Join(said, " | ")
 }
 
-// freeAddress is one that nobody listens at now. Somebody else may take it before it is used, which is then an
-// error of the one who wants it.
+// freeAddress is an address that nobody listens at now. Somebody else may take it before it is used; whoever uses it
+// then gets an error.
 func freeAddress() (netip.AddrPort, error) {
 	listener, err := net.ListenTCP("tcp", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)})
 	if err != nil {
@@ -191,7 +191,7 @@ func freeAddress() (netip.AddrPort, error) {
 	return listener.Addr().(*net.TCPAddr).AddrPort(), listener.Close()
 }
 
-// runLoad has a process of "bench load" do j.
+// runLoad runs j in a process of "bench load".
 func runLoad(ctx context.Context, j job) (measurement, error) {
 	var m measurement
 	self, err := os.Executable()

@@ -41,10 +41,10 @@ func lbproxy(engine string) proxy {
 
 func (p proxy) String() string { return p.Name }
 
-// isPeer is whether p is somebody else's.
+// isPeer reports whether p is not lbproxy.
 func (p proxy) isPeer() bool { return p.program != "" && p.engine == "" }
 
-// site is what a configuration has to say.
+// site is the data of a configuration.
 type site struct {
 	Address  netip.AddrPort // where to listen
 	Backends []netip.AddrPort

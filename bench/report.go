@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// report is all that was measured, and under which circumstances.
+// report is everything that was measured, and the circumstances.
 type report struct {
 	Date         time.Time     `json:"date"`
 	Machine      machine       `json:"machine"`
@@ -36,7 +36,7 @@ func newReport(o *options, versions []string) (*report, error) {
 	}, err
 }
 
-// err tells of invalid measurements, as the report does.
+// err reports invalid measurements, as the report does.
 func (r *report) err() error {
 	if n := len(r.invalid()); n > 0 {
 		return fmt.Errorf("%d of %d measurements are invalid for errors; the report shows them", n, len(r.Measurements))
@@ -69,7 +69,7 @@ func (r *report) stat(s scenario, proxy string, what metric) stat {
 	return statOf(values)
 }
 
-// line is m for people who wait.
+// line is m as shown while measuring.
 func (m measurement) line(s scenario) string {
 	text := fmt.Sprintf("%-4s %-10s ", m.Scenario, m.Proxy)
 	switch {
@@ -149,7 +149,7 @@ func (r *report) verdicts(page *bytes.Buffer) {
 	}
 }
 
-// ratios sets the relay against everything else that was measured.
+// ratios compares the relay to everything else that was measured.
 func (r *report) ratios(page *bytes.Buffer) {
 	header := []string{"scenario"}
 	var others []string

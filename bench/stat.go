@@ -7,7 +7,7 @@ import (
 	"slices"
 )
 
-// stat is what the valid rounds of a measurement say together.
+// stat summarizes the valid rounds of a measurement.
 type stat struct {
 	median, least, most float64
 	rounds              int // 0 for none

@@ -31,7 +31,7 @@ func newTally(p *phase) *tally {
 	return &tally{phase: p, latency: hdrhistogram.New(shortest, longest, 3)}
 }
 
-// done counts a call or message that took so long, if it is time to count.
+// done counts a call or message that took that long, if the phase counts.
 func (t *tally) done(took time.Duration, bytes int) {
 	if !t.phase.measuring.Load() {
 		return

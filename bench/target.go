@@ -9,7 +9,7 @@ import (
 	"strings"
 )
 
-// target is what the relay is to achieve: a ratio to the best of some others, or an amount.
+// target is what the relay must achieve: a ratio to the best of some others, or an amount.
 type target struct {
 	scenario string
 	metric   metric
@@ -62,7 +62,7 @@ func (t target) limit() string {
 	return fmt.Sprintf("≤ %.2f", t.must)
 }
 
-// verdict says how got does.
+// verdict says how got compares to the target.
 func (t target) verdict(got float64) string {
 	switch {
 	case got > t.must || t.below && got == t.must:
@@ -73,8 +73,8 @@ func (t target) verdict(got float64) string {
 	return "met"
 }
 
-// result is what came of t: what it was compared to, and the ratio or amount. It is false where something that it
-// needs was not measured.
+// result is t's outcome: what it was compared to, and the ratio or amount. It is false if something that it needs was
+// not measured.
 func (t target) result(r *report) (of string, got float64, ok bool) {
 	s := r.scenario(t.scenario)
 	own := r.stat(s, subject, t.metric)
