@@ -37,9 +37,10 @@ var arrows = map[string][]string{
 	"proxy/grpcengine":       {"proxy", "proxy/retry", "traffic", "proxy/transport", "picker", "internal/logsample"},
 	"proxy/h2":               {},
 	"proxy/h2/hpack":         {},
+	"proxy/h2/session":       {"proxy/h2", "proxy/h2/hpack"},
 	"proxy/relay/netpoll":    {},
 	"proxy/relay": {
-		"proxy", "proxy/retry", "traffic", "proxy/transport", "picker", "metrics", "proxy/h2", "proxy/h2/hpack", "proxy/relay/netpoll", "internal/logsample",
+		"proxy", "proxy/retry", "traffic", "proxy/transport", "picker", "metrics", "proxy/h2", "proxy/h2/hpack", "proxy/h2/session", "proxy/relay/netpoll", "internal/logsample",
 	},
 
 	// Around them.

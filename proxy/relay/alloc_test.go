@@ -61,12 +61,12 @@ func (p *peer) framed(f func()) (frames []byte, ids []int) {
 
 func (u *unary) do(w *world) {
 	for _, at := range u.requestIDs {
-		binary.BigEndian.PutUint32(u.request[at:], u.c.c.lastID+2)
+		binary.BigEndian.PutUint32(u.request[at:], u.c.c.State().LastID+2)
 	}
 	u.c.raw(u.request)
 	w.core.flush()
 	for _, at := range u.responseIDs {
-		binary.BigEndian.PutUint32(u.response[at:], u.b.c.nextID-2)
+		binary.BigEndian.PutUint32(u.response[at:], u.b.c.State().NextID-2)
 	}
 	u.b.raw(u.response)
 	w.core.flush()
@@ -80,7 +80,7 @@ func TestUnaryDoesNotAllocate(t *testing.T) {
 	if got := testing.AllocsPerRun(1000, func() { u.do(w) }); got != 0 {
 		t.Errorf("a call makes %v allocations", got)
 	}
-	if len(u.c.c.streams) != 0 || u.c.c.lastID < 2000 || u.c.c.dead {
+	if u.c.c.Len() != 0 || u.c.c.State().LastID < 2000 || u.c.c.Dead() {
 		t.Error("the calls have not been made")
 	}
 	w.finish()
@@ -123,7 +123,7 @@ func TestNewValuesAllocateNoMoreThanThemselves(t *testing.T) {
 	if got := testing.AllocsPerRun(1000, call); got > 2 {
 		t.Errorf("a call with two new values makes %v allocations", got)
 	}
-	if len(c.c.streams) != 0 || int(c.c.lastID) != 2*i-1 || c.c.dead {
+	if c.c.Len() != 0 || int(c.c.State().LastID) != 2*i-1 || c.c.Dead() {
 		t.Error("the calls have not been made")
 	}
 	w.finish()

@@ -86,7 +86,7 @@ func TestWindowsFollowTheRoundTrip(t *testing.T) {
 			for range 40 {
 				d.round(1, tt.most)
 			}
-			if got := d.b.c.streams[1].streams[backend].recv.Size(); got < tt.want*9/10 || got > tt.want {
+			if got := windowOf(d.b.c, 1); got < tt.want*9/10 || got > tt.want {
 				t.Errorf("the window has %d bytes, want %d", got, tt.want)
 			}
 			d.w.finish()
@@ -103,7 +103,7 @@ func TestWindowsDoNotFollowQueues(t *testing.T) {
 	for range 20 {
 		d.round(1, 1<<30)
 	}
-	if got := d.b.c.streams[1].streams[backend].recv.Size(); got > quickWindow {
+	if got := windowOf(d.b.c, 1); got > quickWindow {
 		t.Errorf("the window has %d bytes, want at most %d", got, quickWindow)
 	}
 	d.w.finish()
@@ -154,7 +154,7 @@ func TestNewStreamsBeginWithWhatWasLearnt(t *testing.T) {
 	for range 12 {
 		d.round(id, 1<<30)
 	}
-	learnt := d.b.c.bdp.learnt
+	learnt := d.b.c.State().Learnt
 	if learnt <= quickWindow {
 		t.Fatalf("a window of %d bytes has been learnt", learnt)
 	}
@@ -175,14 +175,15 @@ func TestNewStreamsBeginWithWhatWasLearnt(t *testing.T) {
 
 func TestStreamsBeginWithNoMoreThanThereIsMemoryFor(t *testing.T) {
 	d := newDistant(t, 40*time.Millisecond)
-	d.b.c.bdp.learnt = maxStreamWindow
+	d.b.c.Learn(maxStreamWindow)
 	d.w.core.memory.limit = spareable * maxStreamWindow
 	for range 5 {
 		d.c.request(true)
 	}
 	sum := 0
-	for _, x := range d.b.c.streams {
-		sum += x.streams[backend].recv.Grown()
+	for s := range d.b.c.Streams() {
+		w := s.Window()
+		sum += w.Grown()
 	}
 	if sum != maxStreamWindow || sum != d.w.core.memory.grown {
 		t.Errorf("windows are wider by %d bytes in all, and %d are counted, want %d", sum, d.w.core.memory.grown, maxStreamWindow)

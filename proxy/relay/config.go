@@ -3,8 +3,6 @@ package relay
 import (
 	"runtime"
 	"time"
-
-	"github.com/lbproxy/lbproxy/proxy/h2/hpack"
 )
 
 // Config is how an [Engine] is dimensioned, and what its peers can make it hold and do.
@@ -34,14 +32,6 @@ type Config struct {
 	// Admin is where health checks are answered, for those that ask at the port of calls.
 	Admin string
 }
-
-// maxBlock is the longest field block that is decoded, though what exceeds MaxHeaderList costs its call: otherwise it
-// would cost the connection.
-func (c *Config) maxBlock() int { return hpack.TooLarge * int(c.MaxHeaderList) }
-
-// maxFragments is in how many CONTINUATION frames a field block may come: even the longest, in frames of half the size
-// that all peers may use.
-func (c *Config) maxFragments() int { return max(128, c.maxBlock()/(maxFrameSize/2)) }
 
 // cores is what the process may use as it starts: the machine's, or what a container is limited to.
 var cores = runtime.GOMAXPROCS(0)

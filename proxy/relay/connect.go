@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/lbproxy/lbproxy/picker"
+	"github.com/lbproxy/lbproxy/proxy/h2/session"
 	"github.com/lbproxy/lbproxy/proxy/relay/netpoll"
 	"github.com/lbproxy/lbproxy/proxy/transport"
 )
@@ -211,7 +212,7 @@ func (p *connPool) attempt(ctx context.Context, failures int, tellSlow func(erro
 func (p *connPool) greeting(ctx context.Context, c *conn, patience time.Duration) (*conn, error) {
 	late := time.NewTimer(patience)
 	defer late.Stop()
-	giveUp := errFinished
+	giveUp := session.ErrFinished
 	select {
 	case <-c.handshake.ready:
 		return c, nil
@@ -221,8 +222,8 @@ func (p *connPool) greeting(ctx context.Context, c *conn, patience time.Duration
 	case <-ctx.Done():
 	}
 	p.worker.run(func(*core) {
-		if !c.greeted {
-			c.end(giveUp)
+		if !c.Greeted() {
+			c.Close(giveUp)
 		}
 	})
 	select {
@@ -234,7 +235,7 @@ func (p *connPool) greeting(ctx context.Context, c *conn, patience time.Duration
 }
 
 // end ends a connection that is not needed any more.
-func (p *connPool) end(c *conn) { p.worker.run(func(*core) { c.end(errFinished) }) }
+func (p *connPool) end(c *conn) { p.worker.run(func(*core) { c.Close(session.ErrFinished) }) }
 
 // dialAdditional makes one more connection and stays with it.
 func (p *connPool) dialAdditional() {

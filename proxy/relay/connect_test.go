@@ -343,7 +343,7 @@ func TestHowConnectionsThatAreNotGreetedAreCounted(t *testing.T) {
 		b := w.dialled("a:1")
 		b.out.WriteString(said)
 		b.send()
-		b.c.end(io.EOF)
+		b.c.Close(io.EOF)
 		w.step()
 		if n := w.ended(backend, cause); n != 1 {
 			t.Errorf("a connection on which %q comes is not counted as %s", said, cause)
@@ -351,7 +351,7 @@ func TestHowConnectionsThatAreNotGreetedAreCounted(t *testing.T) {
 		w.finish()
 	}
 	w := newWorld(t, "a:1")
-	w.dialled("a:1").c.end(tooLate(time.Second))
+	w.dialled("a:1").c.Close(tooLate(time.Second))
 	w.step()
 	if n := w.ended(backend, "handshake_timeout"); n != 1 {
 		t.Error("a connection that is late is not counted as such")

@@ -276,7 +276,7 @@ func TestOneOfTwoConnections(t *testing.T) {
 
 func TestStreamIDsUsedUp(t *testing.T) {
 	w, c, b := pair(t)
-	b.c.nextID = h2.MaxStreamID - 2
+	b.c.SkipTo(h2.MaxStreamID - 2)
 	link := b.c.handshake
 	c.request(true)
 	select {

@@ -7,12 +7,13 @@ import (
 	"github.com/lbproxy/lbproxy/metrics"
 	"github.com/lbproxy/lbproxy/proxy"
 	"github.com/lbproxy/lbproxy/proxy/h2/hpack"
+	"github.com/lbproxy/lbproxy/proxy/h2/session"
 	"github.com/lbproxy/lbproxy/traffic"
 )
 
 // core is the protocol state of one worker: its connections and the calls between them. Bytes and time go in,
 // bytes and requests to its host come out. It does no I/O itself. Whoever calls into it holds the worker's lock, has set
-// now, and calls enforceLimits afterwards.
+// the time, and calls settle afterwards, as step does.
 type core struct {
 	cfg     Config
 	index   int // of the worker
@@ -20,26 +21,20 @@ type core struct {
 	metrics *metrics.Relay
 	now     time.Time
 
-	conns      map[*conn]struct{}
-	dirty      []*conn   // have bytes to be written
-	borrowers  []*conn   // have some of them in read buffers
-	free       *exchange // used ones, to be used again
-	frees      int       // how many
-	calls      int       // that run
-	readBuffer []byte    // that connections are read to, one at a time
-	buffers    buffers   // for what connections write
-	storage    storage   // for what calls hold
-	timers     timers
-	resume     timer                  // with what a defect has cut short
-	waiting    map[*exchange]struct{} // for an endpoint to connect
-	memory     memory
-	overLimit  []*conn // to be closed between frames
-	current    *conn   // the connection being served; a panic costs this one
+	conns    map[*conn]struct{}
+	dirty    []*conn   // have bytes to be written
+	free     *exchange // used ones, to be used again
+	attempts *attempt  // so, too
+	frees    int       // how many
+	calls    int       // that run
+	sessions *session.Group
+	timers   timers
+	resume   timer                 // with what a defect has cut short
+	waiting  map[*attempt]struct{} // for an endpoint to connect
+	memory   memory
+	limits   session.Limits
+	stranded []*connPool // have calls that wait, and have lost their last connection
 
-	// The field block decoded last, whose fields stand here until the next.
-	fields  []hpack.Field
-	size    uint32 // of them, as SETTINGS_MAX_HEADER_LIST_SIZE counts
-	encoded []byte // the field block encoded last
 	request traffic.Request
 	status  []hpack.Field // of the proxy's own, made last
 
@@ -63,17 +58,20 @@ type host interface {
 func newCore(cfg Config, index int, m *metrics.Relay, w host) *core {
 	c := &core{
 		cfg: cfg, index: index, metrics: m, host: w,
-		conns:      map[*conn]struct{}{},
-		waiting:    map[*exchange]struct{}{},
-		readBuffer: make([]byte, readBuffer),
-		memory:     memory{limit: int(cfg.Memory) / cfg.Workers},
+		conns:   map[*conn]struct{}{},
+		waiting: map[*attempt]struct{}{},
+		memory:  memory{limit: int(cfg.Memory) / cfg.Workers},
 	}
+	c.limits = session.Limits{
+		MaxStreams: cfg.MaxStreams, MaxHeaderList: cfg.MaxHeaderList, MaxGlitches: cfg.MaxGlitches, MaxUnread: cfg.MaxUnread,
+	}
+	c.sessions = session.NewGroup(&c.limits, &c.memory)
 	c.resume.fire = (*core).repickWaiting
 	return c
 }
 
 // side is one of the two ends of a call.
-type side int
+type side uint8
 
 const (
 	caller side = iota
@@ -87,6 +85,12 @@ func (s side) String() string {
 		return metrics.PeerCaller
 	}
 	return metrics.PeerBackend
+}
+
+// setNow sets the time.
+func (c *core) setNow(now time.Time) {
+	c.now = now
+	c.sessions.SetNow(now)
 }
 
 // newExchange returns an exchange that is not in use.
@@ -103,54 +107,46 @@ func (c *core) newExchange() *exchange {
 	return x
 }
 
-// maxFree, maxKept and maxKeptFields bound what is kept for other calls: exchanges, buffers that are not the storage's,
-// and lists of fields.
-const (
-	maxFree       = 512
-	maxKept       = 16 << 10
-	maxKeptFields = 128
-)
+// newAttempt adds an attempt to an exchange.
+func (c *core) newAttempt(x *exchange) *attempt {
+	a := c.attempts
+	if a == nil {
+		a = new(attempt)
+	} else {
+		c.attempts, a.next = a.next, nil
+	}
+	a.x = x
+	a.stream.Init(c.sessions, a, &x.owner.Conn)
+	x.attempts = append(x.attempts, a)
+	return a
+}
+
+// maxFree bounds how many exchanges are kept for other calls.
+const maxFree = 512
 
 // recycle makes an exchange that nothing refers to ready for another call.
 func (c *core) recycle(x *exchange) {
 	c.calls--
 	c.timers.remove(&x.timer)
-	c.storage.clear(&x.retryBuffer)
-	for i := range x.streams {
-		c.storage.clear(&x.streams[i].queue)
-		c.forgetGrowth(&x.streams[i])
+	c.sessions.Storage().Clear(&x.retryBuffer)
+	x.caller.Clear()
+	for _, a := range x.attempts {
+		a.stream.Clear()
 	}
 	c.chargeWith(x, 0)
 	if c.frees == maxFree {
 		return
 	}
-	for i := range x.streams {
-		x.streams[i] = stream{trailers: keptFields(x.streams[i].trailers)}
+	for i, a := range x.attempts {
+		*a = attempt{stream: a.stream, next: c.attempts}
+		c.attempts, x.attempts[i] = a, nil
 	}
-	*x = exchange{streams: x.streams, request: keptFields(x.request), timer: x.timer, next: c.free}
+	x.timer.of = nil
+	*x = exchange{
+		caller: x.caller, attempts: x.attempts[:0], request: session.KeptFields(x.request), timer: x.timer, next: c.free,
+	}
 	c.free = x
 	c.frees++
-}
-
-func kept(b []byte) []byte {
-	if cap(b) > maxKept {
-		return nil
-	}
-	return b[:0]
-}
-
-// keptFields are fields of a call that are kept for others, emptied.
-func keptFields(fields []hpack.Field) []hpack.Field {
-	if cap(fields) > maxKeptFields {
-		return nil
-	}
-	return cleared(fields)
-}
-
-// cleared empties fields without keeping their strings alive.
-func cleared(fields []hpack.Field) []hpack.Field {
-	clear(fields)
-	return fields[:0]
 }
 
 // set sets a timer; the zero time is never.
@@ -166,35 +162,51 @@ func (c *core) expire() {
 		if t == nil {
 			break
 		}
-		t.fire(c)
+		c.guard(t.of, func() { t.fire(c) })
 	}
 	c.host.wakeAt(c.timers.next())
 }
 
 // repickWaiting picks again for the calls that wait for an endpoint.
 func (c *core) repickWaiting() {
-	for x := range c.waiting {
-		c.current = x.owner
-		x.pick(c)
+	for a := range c.waiting {
+		c.guard(a.x.owner, func() { a.pick(c) })
 	}
 }
 
-// step does something in response to the world, now. A defect in it costs the connection that is being served, c to
-// begin with, and no other.
+// step does something in response to the world, now. A defect in it costs cn, if that is not nil, and no other.
 func (c *core) step(cn *conn, f func()) {
-	defer c.contain()
-	c.current = cn
-	f()
-	c.enforceLimits()
+	c.guard(cn, f)
+	c.settle()
 }
 
-// contain is deferred where the core is entered.
-func (c *core) contain() {
+// settle does what must not be done in the middle of a frame: connections end that are over a limit, and calls that have
+// waited for a stream get one.
+func (c *core) settle() {
+	c.sessions.Settle()
+	for len(c.stranded) > 0 {
+		last := len(c.stranded) - 1
+		p := c.stranded[last]
+		c.stranded = c.stranded[:last]
+		p.repick(c)
+	}
+	if c.memory.exceeded() {
+		c.shed()
+	}
+}
+
+// guard calls f. A defect in it costs cn.
+func (c *core) guard(cn *conn, f func()) {
+	defer c.contain(cn)
+	f()
+}
+
+func (c *core) contain(cn *conn) {
 	if defect := recover(); defect != nil {
 		c.metrics.Defect()
 		c.host.onDefect(defect)
-		if c.current != nil {
-			c.current.endAfterDefect()
+		if cn != nil {
+			cn.endAfterDefect()
 		}
 		c.set(&c.resume, c.now)
 	}
@@ -206,7 +218,7 @@ func (c *conn) endAfterDefect() {
 			c.abandon()
 		}
 	}()
-	c.end(errDefect)
+	c.Close(errDefect)
 }
 
 // flush writes what there is to be written.
@@ -217,22 +229,8 @@ func (c *core) flush() {
 		c.dirty = c.dirty[:last]
 		cn.driver.Flush()
 	}
-	c.copyBorrowed()
+	c.sessions.CopyBorrowed()
 	c.metrics.SetMemory(c.index, c.memory.used)
-}
-
-// enforceLimits closes connections over a limit; only between frames, as it pulls streams away.
-func (c *core) enforceLimits() {
-	for len(c.overLimit) > 0 {
-		last := len(c.overLimit) - 1
-		cn := c.overLimit[last]
-		c.overLimit = c.overLimit[:last]
-		c.current = cn
-		cn.fail(errUnread)
-	}
-	if c.memory.exceeded() {
-		c.shed()
-	}
 }
 
 // callers are the connections of callers.
@@ -257,16 +255,19 @@ func (c *core) drainAll() {
 // failAll fails the calls that still run when the proxy must end, and lets their connections go.
 func (c *core) failAll() {
 	for cn := range c.callers() {
-		for _, x := range cn.streams {
-			x.fail(c, proxy.ErrDraining())
+		for s := range cn.Streams() {
+			exchangeOf(s).fail(c, proxy.ErrDraining())
 		}
-		cn.onPingAck(drainPing)
+		cn.FinishDrain()
 	}
 }
 
 // endAll ends the connections of callers that do not read.
 func (c *core) endAll() {
 	for cn := range c.callers() {
-		cn.end(errUnread)
+		cn.Close(session.ErrUnread)
 	}
 }
+
+// exchangeOf is the exchange that a stream of a caller belongs to.
+func exchangeOf(s *session.Stream) *exchange { return s.Handler().(*exchange) }

@@ -3,16 +3,14 @@ package relay
 import (
 	"bytes"
 	"fmt"
-	"math/rand/v2"
 	"slices"
 	"strings"
 	"testing"
 	"time"
-	"unsafe"
 
 	"golang.org/x/net/http2"
 
-	"github.com/lbproxy/lbproxy/proxy/h2"
+	"github.com/lbproxy/lbproxy/proxy/h2/session"
 )
 
 // closings are the ways in which we close stream 1 of a caller and of a backend. They return those peers that may
@@ -47,7 +45,7 @@ var closings = []struct {
 	{"the memory is used up", func(w *world, c, b *peer) []*peer {
 		c.request(false)
 		b.respond(1)
-		c.c.streams[1].discard(w.core)
+		callOf(c.c, 1).discard(w.core)
 		w.step()
 		return []*peer{c, b}
 	}},
@@ -70,9 +68,9 @@ var closings = []struct {
 		return []*peer{c, b}
 	}},
 	{"the request is rejected", func(w *world, c, b *peer) []*peer {
-		w.core.cfg.MaxStreams = 0
+		w.core.limits.MaxStreams = 0
 		c.request(false)
-		w.core.cfg.MaxStreams = testConfig.MaxStreams
+		w.core.limits.MaxStreams = testConfig.MaxStreams
 		return []*peer{c}
 	}},
 }
@@ -101,11 +99,11 @@ func TestFramesThatCrossAReset(t *testing.T) {
 			w, c, b := pair(t)
 			for _, p := range tt.close(w, c, b) {
 				p.got()
-				before := p.c.glitches
+				before := p.c.State()
 				p.late()
 				want(t, p)
-				if p.c.glitches != before {
-					t.Errorf("what the %s could not know is held against it: %+v, before %+v", p.side, p.c.glitches, before)
+				if unfair(p.c, before) {
+					t.Errorf("what the %s could not know is held against it: %+v, before %+v", p.side, p.c.State(), before)
 				}
 			}
 			if c.closed {
@@ -114,8 +112,8 @@ func TestFramesThatCrossAReset(t *testing.T) {
 			}
 			b.got()
 			id := c.request(true, "x", "new to the table") // by its index, where the caller's trailers have put it
-			b.headers(b.c.nextID-2, true, ":status", "200", "grpc-status", "0", "x", "new to the table")
-			want(t, b, fmt.Sprintf("HEADERS %d x=new to the table end", b.c.nextID-2))
+			b.headers(b.c.State().NextID-2, true, ":status", "200", "grpc-status", "0", "x", "new to the table")
+			want(t, b, fmt.Sprintf("HEADERS %d x=new to the table end", b.c.State().NextID-2))
 			if got := c.got(); got[len(got)-1] != fmt.Sprintf("HEADERS %d :status=200 grpc-status=0 x=new to the table end", id) {
 				t.Errorf("the caller got %q", got)
 			}
@@ -130,13 +128,13 @@ func TestFramesBehindAnEarlyAnswer(t *testing.T) {
 	c.request(false)
 	b.only(1, "3")
 	b.got()
-	before := b.c.glitches
+	before := b.c.State()
 	b.fr.WriteWindowUpdate(1, 100)
 	b.fr.WriteRSTStream(1, http2.ErrCodeNo)
 	b.send()
 	want(t, b)
-	if b.c.glitches != before {
-		t.Errorf("that is held against it: %+v, before %+v", b.c.glitches, before)
+	if unfair(b.c, before) {
+		t.Errorf("that is held against it: %+v, before %+v", b.c.State(), before)
 	}
 	w.finish()
 }
@@ -147,11 +145,11 @@ func TestResetsBehindGoAway(t *testing.T) {
 	c.request(true)
 	c.request(true)
 	b.goAway(1)
-	before := b.c.glitches
+	before := b.c.State()
 	b.fr.WriteRSTStream(3, http2.ErrCodeRefusedStream)
 	b.send()
-	if b.c.glitches != before {
-		t.Errorf("that is held against it: %+v, before %+v", b.c.glitches, before)
+	if unfair(b.c, before) {
+		t.Errorf("that is held against it: %+v, before %+v", b.c.State(), before)
 	}
 	b.only(1, "0")
 	want(t, c, "HEADERS 1 :status=200 grpc-status=0 end")
@@ -164,24 +162,24 @@ func TestFramesThatCrossTheEnd(t *testing.T) {
 	for _, s := range []side{caller, backend} {
 		t.Run(s.String(), func(t *testing.T) {
 			w, c, b := pair(t)
-			w.core.cfg.MaxGlitches = most
+			w.core.limits.MaxGlitches = most
 			for range calls {
 				b.only(c.request(true), "0")
 			}
 			p := [...]*peer{caller: c, backend: b}[s]
 			p.got()
-			before := p.c.glitches.inARow
+			before := p.c.State().InARow
 			for id := uint32(1); id < 2*calls; id += 2 {
 				p.fr.WriteWindowUpdate(id, 1)
 				p.fr.WriteRSTStream(id, http2.ErrCodeCancel)
 			}
 			p.send()
 			want(t, p)
-			if got := p.c.glitches.inARow; got != before {
+			if got := p.c.State().InARow; got != before {
 				t.Errorf("%d glitches are counted, before %d", got, before)
 			}
 			n := 0
-			for ; !p.c.dead && n <= most; n++ {
+			for ; !p.c.Dead() && n <= most; n++ {
 				p.fr.WriteWindowUpdate(1, 1)
 				p.send()
 			}
@@ -203,8 +201,8 @@ func TestSmallMessagesBehindAnEarlyAnswer(t *testing.T) {
 	}
 	c.send()
 	want(t, c, "HEADERS 1 :status=200 grpc-status=3 end", "RST 1 NO_ERROR")
-	if held := c.c.recv.Held(); held != 0 {
-		t.Errorf("%d bytes are not given back to the connection's window", held)
+	if err := c.c.Check(new(session.Audit)); err != nil {
+		t.Error(err)
 	}
 	c.request(true)
 	b.only(3, "0")
@@ -226,7 +224,7 @@ func TestManyFramesThatCrossResets(t *testing.T) {
 	}
 	c.send()
 	c.end()
-	before := b.c.glitches
+	before := b.c.State()
 	for id := uint32(3); id <= 2*calls; id += 2 {
 		b.fr.WriteHeaders(http2.HeadersFrameParam{
 			StreamID: id, EndHeaders: true, BlockFragment: b.block([]string{":status", "200", "content-type", "application/grpc"}),
@@ -237,13 +235,13 @@ func TestManyFramesThatCrossResets(t *testing.T) {
 		b.fr.WriteRSTStream(id, http2.ErrCodeNo)
 	}
 	b.send()
-	if b.closed || b.c.glitches != before {
-		t.Fatalf("that is held against it: %+v, before %+v; the connection has ended: %v", b.c.glitches, before, b.closed)
+	if b.closed || unfair(b.c, before) {
+		t.Fatalf("that is held against it: %+v, before %+v; the connection has ended: %v", b.c.State(), before, b.closed)
 	}
 	b.only(1, "0")
 	want(t, other, "HEADERS 1 :status=200 grpc-status=0 end")
 	w.pass(2 * crossingTime)
-	if n := w.core.memory.crossings; n != 0 {
+	if n := w.core.memory.remembered; n != 0 {
 		t.Errorf("there is still room for %d", n)
 	}
 	w.finish()
@@ -277,10 +275,10 @@ func TestFloodsOnStreamsThatWeClosed(t *testing.T) {
 		for _, s := range []side{caller, backend} {
 			t.Run(tt.name+" of a "+s.String(), func(t *testing.T) {
 				w, c, b := pair(t)
-				w.core.cfg.MaxGlitches = most
+				w.core.limits.MaxGlitches = most
 				c.request(false)
 				b.respond(1)
-				c.c.streams[1].discard(w.core)
+				callOf(c.c, 1).discard(w.core)
 				w.step()
 				p := [...]*peer{caller: c, backend: b}[s]
 				if tt.before != nil {
@@ -289,7 +287,7 @@ func TestFloodsOnStreamsThatWeClosed(t *testing.T) {
 				}
 				p.got()
 				n := 0
-				for ; !p.c.dead && n < 3*most; n++ {
+				for ; !p.c.Dead() && n < 3*most; n++ {
 					tt.frame(p)
 					p.send()
 				}
@@ -334,7 +332,7 @@ func TestMemoryForCrossings(t *testing.T) {
 	}
 	remembered := 0
 	for id := uint32(1); id < 2*calls; id += 2 {
-		if c.c.crossing(id) != nil {
+		if c.c.Remembers(id) {
 			remembered++
 		} else if id > 2*calls-room/4 {
 			t.Errorf("stream %d, of %d, is forgotten", id, 2*calls)
@@ -342,47 +340,6 @@ func TestMemoryForCrossings(t *testing.T) {
 	}
 	if remembered > room {
 		t.Errorf("%d streams are remembered in a room for %d", remembered, room)
-	}
-	w.finish()
-}
-
-// A connection may forget what may still come on a stream, and never makes it up.
-func TestCrossingsAgainstAModel(t *testing.T) {
-	w, c, _ := pair(t)
-	random := rand.New(rand.NewPCG(1, 2))
-	type grant struct {
-		window int32
-		until  time.Time
-	}
-	granted := map[uint32]grant{}
-	var ids []uint32
-	for next := uint32(1); next < 100_000; next += 2 {
-		if random.IntN(3) == 0 {
-			window := random.Int32N(100)
-			c.c.expectCrossing(next, window)
-			granted[next] = grant{window, w.core.now.Add(crossingTime)}
-			ids = append(ids, next)
-		}
-		if len(ids) == 0 {
-			continue
-		}
-		id := ids[max(0, len(ids)-1-random.IntN(2*maxCrossings))]
-		g := granted[id]
-		h := h2.FrameHeader{Type: h2.FrameData, StreamID: id, Length: 1 + random.Uint32N(50)}
-		x := c.c.crossing(id)
-		alive := w.core.now.Before(g.until)
-		if x == nil && alive && len(granted) < crossingsReach {
-			t.Fatalf("stream %d is forgotten", id)
-		}
-		if x != nil && x.take(h) {
-			if g.window -= int32(h.Length); g.window < 0 || w.core.now.After(g.until.Add(time.Second)) {
-				t.Fatalf("stream %d: a frame is taken, %d bytes beyond the window, %s late", id, -g.window, w.core.now.Sub(g.until))
-			}
-			granted[id] = g
-		}
-		if random.IntN(100) == 0 {
-			w.pass(time.Duration(random.Int64N(int64(time.Second))))
-		}
 	}
 	w.finish()
 }
@@ -411,14 +368,8 @@ func TestEarlyAnswersDoNotAllocate(t *testing.T) {
 	if got := testing.AllocsPerRun(1000, func() { u.do(w) }); got != 0 {
 		t.Errorf("a call makes %v allocations", got)
 	}
-	if len(c.c.streams) != 0 || c.c.lastID < 2*maxCrossings || c.c.dead {
+	if c.c.Len() != 0 || c.c.State().LastID < 2*maxCrossings || c.c.Dead() {
 		t.Error("the calls have not been made")
 	}
 	w.finish()
-}
-
-func TestCrossingSize(t *testing.T) {
-	if got := int(unsafe.Sizeof(crossing{})); got != crossingSize {
-		t.Errorf("a crossing takes %d bytes, want %d", got, crossingSize)
-	}
 }

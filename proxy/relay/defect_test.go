@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"strings"
 	"testing"
 	"time"
 
@@ -16,6 +17,7 @@ import (
 	"github.com/lbproxy/lbproxy/metrics"
 	"github.com/lbproxy/lbproxy/proxy"
 	"github.com/lbproxy/lbproxy/proxy/h2"
+	"github.com/lbproxy/lbproxy/proxy/h2/hpack"
 	"github.com/lbproxy/lbproxy/proxy/transport"
 )
 
@@ -166,7 +168,7 @@ func TestDefectInATimer(t *testing.T) {
 	bad.await(http2.FramePing)
 	var call proxy.Call
 	s.worker().run(func(c *core) {
-		x := bad.conn.streams[1]
+		x := callOf(bad.conn, 1)
 		call, x.call = x.call, proxy.Call{} // which panics
 		c.timers.set(&x.timer, c.now)
 	})
@@ -180,12 +182,16 @@ func TestDefectInATimer(t *testing.T) {
 func TestDefectWhileWriting(t *testing.T) {
 	s := newServed(t)
 	good, bad := s.connect(s.world.listener.router), s.connect(s.world.listener.router)
-	s.worker().run(func(c *core) {
-		x := &exchange{owner: bad.conn}
-		x.streams[caller].id = 1
-		bad.conn.blocked.add(x, bad.conn)
-		x.streams[caller].last, x.owner = trailers, nil // to be ended once there is room, which panics
-		bad.conn.goAway(0)
+	bad.request()
+	bad.request()
+	bad.fr.WritePing(false, [8]byte{})
+	bad.await(http2.FramePing)
+	s.worker().run(func(*core) {
+		long, ends := callOf(bad.conn, 1), callOf(bad.conn, 3)
+		long.caller.Headers([]hpack.Field{{Name: "x", Value: strings.Repeat("x", 2*highWater)}}, false)
+		ends.caller.Queue(nil, true)
+		ends.caller.Push()
+		ends.owner = nil // to be ended once there is room, which panics
 	})
 	bad.awaitEnd()
 	good.unharmed()

@@ -9,34 +9,23 @@ const batchable = 8 << 10
 
 // Feed implements [netpoll.Conn].
 func (c *conn) Feed(n int) (more bool) {
-	c.core.step(c, func() { more = c.feed(n) })
-	if n > batchable || len(c.core.borrowers) > 0 {
+	c.core.step(c, func() { more = c.Conn.Feed(n) })
+	if n > batchable || c.core.sessions.Borrowing() {
 		c.core.flush()
 	}
 	return more
 }
 
 // Lost implements [netpoll.Conn].
-func (c *conn) Lost(err error) { c.core.step(c, func() { c.end(err) }) }
+func (c *conn) Lost(err error) { c.core.step(c, func() { c.Close(err) }) }
 
 // Output implements [netpoll.Conn].
 func (c *conn) Output() netpoll.Output {
-	if f := c.output(); f != nil {
-		return f
+	if out := c.Conn.Output(); out != nil {
+		return out
 	}
 	return nil
 }
 
 // OutputDone implements [netpoll.Conn].
-func (c *conn) OutputDone(err error) {
-	c.core.step(c, func() {
-		c.outputDone()
-		if err != nil {
-			c.discardOutput()
-			c.end(err)
-		}
-	})
-}
-
-// Dead implements [netpoll.Conn].
-func (c *conn) Dead() bool { return c.dead }
+func (c *conn) OutputDone(err error) { c.core.step(c, func() { c.Conn.OutputDone(err) }) }

@@ -1,10 +1,10 @@
 // Package relay is an engine that relays HTTP/2 frames: payloads, compression, user-agent, unknown fields and
 // trailers pass as they are, in their order.
 //
-// Its core is a state machine that does no I/O and holds no lock; a worker drives it with sockets and timers.
-// It decides how bytes move between a caller's stream and a backend's: windows, order, the end of either, and
-// which calls can safely be sent again. Which way a call goes is package proxy's, what frames look like
-// package proxy/h2's.
+// It decides what a call is: an exchange of a caller's stream and attempts at backends, which connections they are made
+// on, what they may hold, and which of them can safely be sent again. Its core does no I/O and holds no lock; a worker
+// drives it with sockets (package netpoll) and timers. Which way a call goes is package proxy's, what a connection is
+// package session's, what frames look like package h2's.
 package relay
 
 import (

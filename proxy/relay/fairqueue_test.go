@@ -25,7 +25,7 @@ func TestWindowIsSharedByCallers(t *testing.T) {
 		many.data(many.request(false), make([]byte, 100), false)
 	}
 	one.data(one.request(false), make([]byte, 250), false)
-	id := b.c.nextID - 2
+	id := b.c.State().NextID - 2
 	for _, got := range []int{100, 200, 250} {
 		b.grow(0, 200) // a turn of each
 		if b.received(id) != got {
@@ -89,7 +89,7 @@ func TestACallAmongUploads(t *testing.T) {
 	for range 10 {
 		upload()
 	}
-	if got := b.c.unwritten(); got < highWater {
+	if got := b.c.State().Unwritten; got < highWater {
 		t.Fatalf("%d bytes stand to be written, too few for this test", got)
 	}
 	id := one.request(false)
@@ -99,7 +99,7 @@ func TestACallAmongUploads(t *testing.T) {
 		upload()
 	}
 	if st := b.streams[2*uploads+1]; st == nil || !st.over || len(st.received) != 100 {
-		t.Errorf("the call has not come: %+v, and %d wait for a stream", st, w.pools["a:1"].queue.len)
+		t.Errorf("the call has not come: %+v, and %d wait for a stream", st, w.pools["a:1"].queue.Len())
 	}
 	b.resume()
 	w.finish()
@@ -131,7 +131,7 @@ func TestLeavingALine(t *testing.T) {
 	}; !slices.Equal(got, want) {
 		t.Errorf("the backend got %q, want %q", got, want)
 	}
-	if n := w.pools["a:1"].queue.len; n != 0 {
+	if n := w.pools["a:1"].queue.Len(); n != 0 {
 		t.Errorf("%d calls wait", n)
 	}
 	w.finish()

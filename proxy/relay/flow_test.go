@@ -143,7 +143,7 @@ func TestPausedReader(t *testing.T) {
 		b.data(1, make([]byte, n), false)
 		sent += int(n)
 	}
-	if got := slow.c.unwritten(); got > highWater+maxFrameSize+100 {
+	if got := slow.c.State().Unwritten; got > highWater+maxFrameSize+100 {
 		t.Errorf("%d bytes stand to be written to a peer that does not read", got)
 	}
 	if most := highWater + maxFrameSize + quickWindow; sent > most {
@@ -199,7 +199,7 @@ func TestFloods(t *testing.T) {
 			good.settings()
 			bad.request(false)
 			bad.hostile = true
-			for i := 0; i < testConfig.MaxGlitches+10 && !bad.c.dead; i++ {
+			for i := 0; i < testConfig.MaxGlitches+10 && !bad.c.Dead(); i++ {
 				tt.frame(bad, i)
 				if i%100 == 0 {
 					bad.send()
@@ -212,7 +212,7 @@ func TestFloods(t *testing.T) {
 			if b.closed || good.closed {
 				t.Error("it has ended others' connections")
 			}
-			id := b.c.nextID
+			id := b.c.State().NextID
 			good.request(true)
 			b.only(id, "0")
 			if !good.streams[1].over {
@@ -244,7 +244,7 @@ func TestPingWaitsForOtherFrames(t *testing.T) {
 	c.request(true)
 	c.ping()
 	want(t, c)
-	if c.c.acks == nil || c.c.acks.timer.place == 0 {
+	if !c.c.State().AcksWait || c.c.alarm.place == 0 {
 		t.Error("nobody is asked to send the answer")
 	}
 	b.respond(1)

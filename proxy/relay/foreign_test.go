@@ -38,7 +38,7 @@ func TestForeignCallers(t *testing.T) {
 				}
 				got := ""
 				if c.pending != nil {
-					got = string(c.pending.frames)
+					got = string(c.pending.Append(nil))
 				}
 				if !strings.HasPrefix(got, tt.answer) || tt.answer == "" && got != "" {
 					t.Errorf("the caller got %q", got)

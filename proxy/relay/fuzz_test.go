@@ -294,7 +294,7 @@ func (in *interleaved) do(what, whom, n byte) {
 		p = in.backends[i]
 	}
 	id := p.open(whom >> 1)
-	if p.c.dead && what != 9 && what != 19 && what != 8 {
+	if p.c.Dead() && what != 9 && what != 19 && what != 8 {
 		return
 	}
 	switch what {
@@ -357,7 +357,7 @@ func (in *interleaved) do(what, whom, n byte) {
 	case 19:
 		addr := in.addrs[i]
 		p.resume()
-		if n&1 != 0 && !p.c.dead {
+		if n&1 != 0 && !p.c.Dead() {
 			p.end()
 		}
 		if w.first(addr) == nil {
@@ -378,7 +378,7 @@ func (in *interleaved) doMore(what, whom, n byte) {
 	w := in.w
 	i := int(whom & 1)
 	addr := in.addrs[i]
-	if in.hog.c.dead {
+	if in.hog.c.Dead() {
 		in.hog.resume()
 		in.newHog()
 	}

@@ -1,6 +1,7 @@
 package relay
 
 import (
+	"cmp"
 	"slices"
 	"time"
 )
@@ -13,14 +14,13 @@ const minIdle = 5 * time.Second
 func (c *core) drainIdle(n int) int {
 	var idle []*conn
 	for cn := range c.callers() {
-		if len(cn.streams) == 0 && !cn.leaving && !cn.dead && c.now.Sub(cn.heard) >= minIdle {
+		if cn.Len() == 0 && !cn.Leaving() && !cn.Dead() && cn.Silent() >= minIdle {
 			idle = append(idle, cn)
 		}
 	}
-	slices.SortFunc(idle, func(a, b *conn) int { return a.heard.Compare(b.heard) })
+	slices.SortFunc(idle, func(a, b *conn) int { return cmp.Compare(b.Silent(), a.Silent()) })
 	idle = idle[:min(n, len(idle))]
 	for _, cn := range idle {
-		c.current = cn
 		cn.drain()
 	}
 	return len(idle)

@@ -95,7 +95,7 @@ func TestMemory(t *testing.T) {
 			}
 			hog.got()
 			shed := func() bool {
-				return hog.c.dead || slices.ContainsFunc(hog.log, func(f string) bool {
+				return hog.c.Dead() || slices.ContainsFunc(hog.log, func(f string) bool {
 					return strings.HasSuffix(f, " grpc-status=8 lbproxy-error=limit end")
 				})
 			}
@@ -108,11 +108,11 @@ func TestMemory(t *testing.T) {
 			if most := limit - limit/relief; w.core.memory.used > most {
 				t.Errorf("%d bytes are held after shedding, want at most %d", w.core.memory.used, most)
 			}
-			if hog.c.dead != tt.whole || tt.whole && w.ended(caller, "memory") != 1 {
-				t.Errorf("the connection has ended: %v, want %v; %d because of memory", hog.c.dead, tt.whole, w.ended(caller, "memory"))
+			if hog.c.Dead() != tt.whole || tt.whole && w.ended(caller, "memory") != 1 {
+				t.Errorf("the connection has ended: %v, want %v; %d because of memory", hog.c.Dead(), tt.whole, w.ended(caller, "memory"))
 			}
 			for id := uint32(1); id < 2*small && !tt.whole; id += 2 {
-				if hog.c.streams[id] == nil {
+				if hog.c.Stream(id) == nil {
 					t.Error("a call that holds little has ended")
 				}
 			}
@@ -146,7 +146,7 @@ func TestMemoryOfTheLargestCaller(t *testing.T) {
 		}
 		other.request(false, filling(2000)...)
 	}
-	if len(other.log) != 0 || len(other.c.streams) < 3 {
+	if len(other.log) != 0 || other.c.Len() < 3 {
 		t.Errorf("the caller that holds less got %q", other.got())
 	}
 	if got := hog.log[0]; !strings.Contains(got, "lbproxy-error=limit") {
@@ -221,7 +221,7 @@ func TestUnread(t *testing.T) {
 	}{
 		{"responses", func(w *world, c, b *peer, i int) {
 			c.request(true)
-			b.headers(b.c.nextID-2, true, append([]string{":status", "200"}, filling(10_000)...)...)
+			b.headers(b.c.State().NextID-2, true, append([]string{":status", "200"}, filling(10_000)...)...)
 		}},
 		{"answers to PINGs", func(w *world, c, b *peer, i int) {
 			for range 1000 {
@@ -240,18 +240,18 @@ func TestUnread(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			w, other, b := pair(t)
-			w.core.cfg.MaxUnread = 300 << 10
+			w.core.limits.MaxUnread = 300 << 10
 			other.request(true)
 			c := w.caller()
 			c.settings()
 			c.pause()
-			for i := 0; !c.c.dead; i++ {
+			for i := 0; !c.c.Dead(); i++ {
 				if i > 100 {
-					t.Fatalf("the connection goes on, with %d bytes to be written", len(c.c.out))
+					t.Fatalf("the connection goes on, with %d bytes to be written", c.c.State().Out)
 				}
 				tt.frame(w, c, b, i)
-				if most := w.core.cfg.MaxUnread + 20_000; len(c.c.out) > most {
-					t.Fatalf("%d bytes wait to be written, want at most %d", len(c.c.out), most)
+				if most := w.core.limits.MaxUnread + 20_000; c.c.State().Out > most {
+					t.Fatalf("%d bytes wait to be written, want at most %d", c.c.State().Out, most)
 				}
 			}
 			if n := w.ended(caller, "unread"); n != 1 {
@@ -271,10 +271,10 @@ func TestBackendThatDoesNotRead(t *testing.T) {
 	for range calls {
 		c.request(true, filling(10_000)...)
 	}
-	if got := len(b.c.out); got > highWater+12_000 {
+	if got := b.c.State().Out; got > highWater+12_000 {
 		t.Errorf("%d bytes stand to be written to a backend that does not read", got)
 	}
-	waiting := w.pools["a:1"].queue.len
+	waiting := w.pools["a:1"].queue.Len()
 	if waiting < calls/4 || int(w.metric("lbproxy_endpoint_waiting")) != waiting {
 		t.Errorf("%d calls wait, %v are counted", waiting, w.metric("lbproxy_endpoint_waiting"))
 	}
@@ -290,7 +290,7 @@ func TestBackendThatDoesNotRead(t *testing.T) {
 	for id := uint32(1); id < 2*(calls-1); id += 2 {
 		b.only(id, "0")
 	}
-	if got := len(c.c.streams); got != 0 {
+	if got := c.c.Len(); got != 0 {
 		t.Errorf("%d calls have not ended", got)
 	}
 	w.finish()
@@ -301,9 +301,9 @@ func TestResets(t *testing.T) {
 	reset := func(c *peer) { c.reset(c.request(false), http2.ErrCodeCancel) }
 	t.Run("DATA does not excuse them", func(t *testing.T) {
 		w, c, b := pair(t)
-		w.core.cfg.MaxGlitches = most
+		w.core.limits.MaxGlitches = most
 		n := 0
-		for ; !c.c.dead && n <= 2*most; n++ {
+		for ; !c.c.Dead() && n <= 2*most; n++ {
 			id := c.request(false)
 			c.data(id, []byte("x"), false)
 			c.reset(id, http2.ErrCodeCancel)
@@ -318,11 +318,11 @@ func TestResets(t *testing.T) {
 	})
 	t.Run("with calls that end", func(t *testing.T) {
 		w, c, b := pair(t)
-		w.core.cfg.MaxGlitches = most
+		w.core.limits.MaxGlitches = most
 		for range 10 * most {
 			reset(c)
 			c.request(true)
-			b.only(b.c.nextID-2, "0")
+			b.only(b.c.State().NextID-2, "0")
 		}
 		if c.closed {
 			t.Error("the connection has ended")
@@ -331,7 +331,7 @@ func TestResets(t *testing.T) {
 	})
 	t.Run("spread over time", func(t *testing.T) {
 		w, c, _ := pair(t)
-		w.core.cfg.MaxGlitches = most
+		w.core.limits.MaxGlitches = most
 		for range 5 {
 			for range most {
 				reset(c)
@@ -353,7 +353,7 @@ func TestBombs(t *testing.T) {
 	const most = 64 << 10
 	t.Run("one that is far too large", func(t *testing.T) {
 		w, c, b := pair(t)
-		w.core.cfg.MaxHeaderList = most
+		w.core.limits.MaxHeaderList = most
 		c.request(true, indexed(4*most)...)
 		if w.ended(caller, "header_list") != 1 || !slices.ContainsFunc(c.got(), isCalm) {
 			t.Error("the connection goes on")
@@ -363,9 +363,9 @@ func TestBombs(t *testing.T) {
 	})
 	t.Run("many that are too large", func(t *testing.T) {
 		w, c, b := pair(t)
-		w.core.cfg.MaxHeaderList = most
+		w.core.limits.MaxHeaderList = most
 		n := 0
-		for ; !c.c.dead && n < 200; n++ {
+		for ; !c.c.Dead() && n < 200; n++ {
 			c.request(true, indexed(2*most)...)
 		}
 		if n < 50 || n > 100 || w.ended(caller, "glitches") != 1 {
@@ -380,7 +380,7 @@ func TestBombs(t *testing.T) {
 	})
 	t.Run("a backend's", func(t *testing.T) {
 		w, c, b := pair(t)
-		w.core.cfg.MaxHeaderList = most
+		w.core.limits.MaxHeaderList = most
 		c.request(true)
 		b.headers(1, true, append([]string{":status", "200"}, indexed(4*most)...)...)
 		want(t, c, "HEADERS 1 :status=200 grpc-status=13 lbproxy-error=backend_protocol end")
@@ -414,7 +414,7 @@ func TestFieldsThatCostTheirCall(t *testing.T) {
 		for _, size := range []int{3000, maxFrameSize / 2, maxFrameSize} {
 			t.Run(fmt.Sprintf("%s, in frames of %d", tt.name, size), func(t *testing.T) {
 				w, c, b := pair(t)
-				w.core.cfg.MaxHeaderList = most
+				w.core.limits.MaxHeaderList = most
 				send := func(p *peer, id uint32, end bool, fields ...string) {
 					p.inFragments(id, end, size, bytes.Clone(p.block(fields)))
 				}
@@ -444,7 +444,7 @@ func TestFieldsThatCostTheirCall(t *testing.T) {
 	}
 	t.Run("more", func(t *testing.T) {
 		w, c, b := pair(t)
-		w.core.cfg.MaxHeaderList = most
+		w.core.limits.MaxHeaderList = most
 		c.requestInFragments(bytes.Clone(c.block(append(requestFields[:len(requestFields):len(requestFields)], long(4*most)...))))
 		want(t, c, "GOAWAY 0 ENHANCE_YOUR_CALM")
 		if w.ended(caller, "header_list") != 1 {
@@ -469,13 +469,13 @@ func TestWorkIsBounded(t *testing.T) {
 	if len(frames) > readBuffer {
 		t.Fatalf("%d bytes do not fit into a buffer", len(frames))
 	}
-	parts, more := 1, c.c.feed(copy(c.c.ReadBuf(), frames))
+	parts, more := 1, c.c.Conn.Feed(copy(c.c.ReadBuf(), frames))
 	for ; more; parts++ {
-		if got := int(c.c.lastID+1) / 2; got > parts {
+		if got := int(c.c.State().LastID+1) / 2; got > parts {
 			t.Fatalf("%d blocks are decoded in %d parts", got, parts)
 		}
 		w.step()
-		more = c.c.feed(0)
+		more = c.c.Conn.Feed(0)
 	}
 	w.step()
 	if got := len(b.streams); got != calls || parts < calls {

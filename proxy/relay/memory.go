@@ -1,12 +1,12 @@
 package relay
 
-import "github.com/lbproxy/lbproxy/proxy/h2"
+import "github.com/lbproxy/lbproxy/proxy/h2/session"
 
 // memory is what the calls of a core hold, against the core's share of the budget.
 type memory struct {
 	used, limit int
 	grown       int // bytes by which the windows of calls are larger than at first
-	crossings   int // that there is room for, in all connections
+	remembered  int // bytes for what is remembered of closed streams, in all connections
 }
 
 func (m *memory) exceeded() bool { return m.used > m.limit }
@@ -18,13 +18,25 @@ const spareable = 8
 // scarce says that memory is not for copies of requests that might only be needed.
 func (m *memory) scarce() bool { return m.used > m.limit/spareable }
 
-// room is by how much windows may still grow: the less, the more is held.
-func (m *memory) room() int { return max(0, min(m.limit/spareable-m.grown, m.limit/2-m.used)) }
+// Room implements [session.Budget]: the less, the more is held.
+func (m *memory) Room() int { return max(0, min(m.limit/spareable-m.grown, m.limit/2-m.used)) }
 
-// forgetGrowth is called when a stream's window has served its purpose.
-func (c *core) forgetGrowth(st *stream) {
-	c.memory.grown -= st.recv.Grown()
-	st.recv = h2.ReceiveWindow{}
+// Grow implements [session.Budget].
+func (m *memory) Grow(n int) { m.grown += n }
+
+// Hold implements [session.Budget].
+func (m *memory) Hold(n int) { m.used += n }
+
+// remembering is the part of a memory's limit that is for streams that have been closed.
+const remembering = 64
+
+// Remember implements [session.Budget].
+func (m *memory) Remember(n int) bool {
+	if n > 0 && m.remembered+n > m.limit/remembering {
+		return false
+	}
+	m.remembered += n
+	return true
 }
 
 // streamOverhead is what a call costs beside its bytes.
@@ -34,7 +46,11 @@ const streamOverhead = 1 << 10
 func (c *core) charge(x *exchange) { c.chargeWith(x, x.holds()) }
 
 func (x *exchange) holds() int {
-	return streamOverhead + int(x.size) + x.trailers + x.retryBuffer.cap + x.streams[caller].queue.cap + x.streams[backend].queue.cap
+	n := streamOverhead + int(x.size) + x.retryBuffer.Cap() + x.caller.Held()
+	for _, a := range x.attempts {
+		n += a.stream.Held()
+	}
+	return n
 }
 
 func (c *core) chargeWith(x *exchange, holds int) {
@@ -44,18 +60,7 @@ func (c *core) chargeWith(x *exchange, holds int) {
 	c.memory.used += more
 }
 
-// chargeConn brings what a connection is charged with for itself up to date.
-func (c *core) chargeConn(cn *conn) {
-	holds := cap(cn.out) + cap(cn.flight.frames) + cn.blocks + cap(cn.block)
-	if cn.unparsed != nil {
-		holds += cap(cn.unparsed.data)
-	}
-	if cn.dead {
-		holds = 0
-	}
-	c.memory.used += holds - cn.charged
-	cn.charged = holds
-}
+var errMemory = session.LimitError{Limit: session.LimitMemory, Reason: "the memory for calls is used up, and most of it by this connection"}
 
 // relief is the part of its limit by which shedding takes the memory below it, so that it is not done for
 // every few bytes.
@@ -69,9 +74,8 @@ func (c *core) shed() {
 		if cn == nil {
 			return
 		}
-		if cn.charged > cn.held || !c.shedCalls(cn, target) {
-			c.current = cn
-			cn.fail(errMemory)
+		if cn.Held() > cn.held || !c.shedCalls(cn, target) {
+			c.guard(cn, func() { cn.Fail(errMemory) })
 		}
 	}
 }
@@ -80,7 +84,7 @@ func (c *core) shed() {
 // backend that does not read.
 func (c *core) largest() (most *conn) {
 	for cn := range c.conns {
-		if most == nil || cn.held+cn.charged > most.held+most.charged {
+		if most == nil || cn.held+cn.Held() > most.held+most.Held() {
 			most = cn
 		}
 	}
@@ -89,13 +93,14 @@ func (c *core) largest() (most *conn) {
 
 // shedCalls fails the larger calls of a connection until the target is met, and tells whether that was of use.
 func (c *core) shedCalls(cn *conn, target int) bool {
-	before, mean := c.memory.used, cn.held/max(1, len(cn.streams))
-	for _, x := range cn.streams {
+	before, mean := c.memory.used, cn.held/max(1, cn.Len())
+	for s := range cn.Streams() {
+		x := exchangeOf(s)
 		if c.memory.used <= target {
 			break
 		}
 		if x.charged >= mean && !x.ended {
-			x.discard(c)
+			c.guard(cn, func() { x.discard(c) })
 		}
 	}
 	return c.memory.used < before

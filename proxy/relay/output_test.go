@@ -2,7 +2,6 @@ package relay
 
 import (
 	"bytes"
-	"slices"
 	"testing"
 
 	"golang.org/x/net/http2"
@@ -34,11 +33,11 @@ func (p *peer) frames(id uint32, n int) (frames, data []byte) {
 func TestDataIsWrittenFromWhereItWasRead(t *testing.T) {
 	w, c, b := download(t)
 	frames, data := b.frames(1, 3)
-	n := copy(b.c.ReadBuf(), frames)
-	b.c.feed(n)
-	f := c.c.output()
+	buf := b.c.ReadBuf()
+	b.c.Conn.Feed(copy(buf, frames))
+	f := c.c.Conn.Output()
 	chunks := f.Chunks(make([][]byte, 0, 4))
-	if len(chunks) != 1 || len(chunks[0]) != len(frames) || &chunks[0][0] != &b.c.in[0] {
+	if len(chunks) != 1 || len(chunks[0]) != len(frames) || &chunks[0][0] != &buf[0] {
 		t.Errorf("3 frames are written in %d pieces", len(chunks))
 	}
 	c.take(f)
@@ -60,8 +59,8 @@ func TestDataOutlivesTheReadBuffer(t *testing.T) {
 		want = append(want, data...)
 		w.step()
 	}
-	if c.c.charged < 3*3*maxFrameSize {
-		t.Errorf("a connection that holds %d bytes is charged with %d", len(want), c.c.charged)
+	if c.c.Held() < 3*3*maxFrameSize {
+		t.Errorf("a connection that holds %d bytes is charged with %d", len(want), c.c.Held())
 	}
 	c.resume()
 	if !bytes.Equal(c.streams[1].received, want) {
@@ -79,18 +78,17 @@ func TestQueuedDataIsWrittenFromWhereItStands(t *testing.T) {
 	b.respond(1)
 	frames, data := b.frames(1, 3)
 	b.raw(frames)
-	first := c.c.streams[1].streams[caller].queue.first
-	c.c.writing = true // no more is taken for now
+	held := w.core.memory.used
+	c.pause()
 	c.grow(1, 1<<20)
-	if len(c.c.pieces) != 3 || c.c.pieces[0].block != first {
-		t.Errorf("3 frames are written in %d pieces", len(c.c.pieces))
+	chunks := c.pending.Chunks(make([][]byte, 0, 10))
+	if len(chunks) != 6 || len(chunks[1]) != maxFrameSize || w.core.memory.used > held+2<<10 {
+		t.Errorf("3 frames are written in %d pieces, and %d bytes more are held", len(chunks), w.core.memory.used-held)
 	}
-	if got := c.c.streams[1].streams[caller].queue; got != (queue{}) {
-		t.Errorf("a queue that has been sent is %+v", got)
+	if got := c.c.Stream(1).Held(); got != 0 {
+		t.Errorf("a queue that has been sent holds %d bytes", got)
 	}
-	c.c.writing = false
-	c.c.mark()
-	w.step()
+	c.resume()
 	if !bytes.Equal(c.streams[1].received, data) {
 		t.Error("the caller got other bytes")
 	}
@@ -126,39 +124,11 @@ func TestLongDataDoesNotAllocate(t *testing.T) {
 			if got := testing.AllocsPerRun(200, pass); got != 0 {
 				t.Errorf("2 frames make %v allocations", got)
 			}
-			if x := c.c.streams[1]; x == nil || c.c.unwritten() != 0 || x.streams[caller].queue.len != 0 {
+			if s := c.c.Stream(1); s == nil || c.c.State().Unwritten != 0 || s.Queued() != 0 {
 				t.Error("they have not been passed on")
 			}
 			w.finish()
 		})
-	}
-}
-
-func TestFlight(t *testing.T) {
-	whole := func() *flight {
-		return &flight{frames: []byte("abcdef"), pieces: []piece{
-			{at: 0, data: []byte("1")}, {at: 2, data: []byte("234")}, {at: 2, data: []byte("5")}, {at: 6, data: []byte("67")},
-		}}
-	}
-	const want = "1ab2345cdef67"
-	for step := 1; step <= len(want); step++ {
-		f, got := whole(), ""
-		for !f.Empty() {
-			rest := string(f.Append(nil))
-			chunks := slices.Concat(f.Chunks(make([][]byte, 0, 10))...)
-			if rest != want[len(got):] || string(chunks) != rest {
-				t.Fatalf("behind %q stands %q, in chunks %q", got, rest, chunks)
-			}
-			n := min(step, len(rest))
-			got += rest[:n]
-			f.Advance(n)
-		}
-		if got != want {
-			t.Errorf("in steps of %d: %q, want %q", step, got, want)
-		}
-	}
-	if got := whole().Chunks(make([][]byte, 0, 2)); len(got) != 2 || string(got[1]) != "ab" {
-		t.Errorf("the first two chunks are %q", got)
 	}
 }
 
@@ -191,7 +161,7 @@ func TestPartsOfFrames(t *testing.T) {
 			t.Errorf("the backend got %d bytes on stream %d, or others", len(got), id)
 		}
 	}
-	if w.core.readBuffer == nil || c.c.in != nil || c.c.unparsed != nil {
+	if len(c.c.Unread()) > 0 || c.c.State().Unparsed > 0 {
 		t.Error("something is kept of frames that have been passed on")
 	}
 	w.finish()

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/net/http2/hpack"
 
 	"github.com/lbproxy/lbproxy/proxy/h2"
+	"github.com/lbproxy/lbproxy/proxy/h2/session"
 )
 
 type setting = http2.Setting
@@ -20,11 +21,12 @@ type peer struct {
 	w       *world
 	c       *conn
 	side    side
-	paused  bool    // it does not read
-	pending *flight // what the core has given out and the peer not read
-	closed  bool    // the core has closed the connection
-	mute    bool    // it reads and does not care
-	hostile bool    // it keeps no account, as it does not know itself what it has sent
+	paused  bool            // it does not read
+	pending *session.Output // what the core has given out and the peer not read
+	closed  bool            // the core has closed the connection
+	mute    bool            // it reads and does not care
+	greeted bool            // it has sent its preface
+	hostile bool            // it keeps no account, as it does not know itself what it has sent
 
 	out  bytes.Buffer // to the core
 	in   bytes.Buffer // from the core
@@ -80,13 +82,13 @@ func (p *peer) Peer() net.Addr { return nil }
 // Flush takes what the core has for the peer.
 func (p *peer) Flush() {
 	for !p.paused {
-		f := p.c.output()
+		f := p.c.Conn.Output()
 		if f == nil {
 			return
 		}
 		p.take(f)
 	}
-	if f := p.c.output(); f != nil { // nil as long as something is pending
+	if f := p.c.Conn.Output(); f != nil { // nil as long as something is pending
 		p.pending = f
 	}
 }
@@ -100,7 +102,7 @@ func (p *peer) resume() {
 		p.pending = nil
 		p.take(f)
 	}
-	p.c.mark()
+	p.w.core.dirty = append(p.w.core.dirty, p.c)
 	p.w.settle()
 }
 
@@ -113,7 +115,7 @@ func (p *peer) readOnce() {
 }
 
 // take reads what the core has given out, in parts, as sockets take them.
-func (p *peer) take(f *flight) {
+func (p *peer) take(f *session.Output) {
 	var chunks [4][]byte
 	for part := 1; !f.Empty(); part++ {
 		n := 0
@@ -129,7 +131,7 @@ func (p *peer) take(f *flight) {
 		}
 		f.Advance(n)
 	}
-	p.c.outputDone()
+	p.c.Conn.OutputDone(nil)
 }
 
 // read parses what the core has written, and checks it.
@@ -281,16 +283,16 @@ func (p *peer) got() []string {
 
 // raw has the core read b.
 func (p *peer) raw(b []byte) {
-	for len(b) > 0 && !p.c.dead {
+	for len(b) > 0 && !p.c.Dead() {
 		n := copy(p.c.ReadBuf(), b)
 		if n == 0 {
 			p.w.t.Fatal("the core has no space to read to")
 		}
-		for more := p.c.feed(n); more; {
+		for more := p.c.Conn.Feed(n); more; {
 			p.w.core.flush()
-			more = p.c.feed(0)
+			more = p.c.Conn.Feed(0)
 		}
-		if len(p.w.core.borrowers) > 0 {
+		if p.w.core.sessions.Borrowing() {
 			p.w.core.flush()
 		}
 		p.c.ReleaseReadBuf()
@@ -309,7 +311,8 @@ func (p *peer) send() {
 
 // settings greets, the first time, and changes what the peer says of itself.
 func (p *peer) settings(settings ...setting) {
-	if p.side == caller && p.c.preface > 0 {
+	if p.side == caller && !p.c.Greeted() && !p.greeted {
+		p.greeted = true
 		p.out.WriteString(h2.ClientPreface)
 	}
 	p.fr.WriteSettings(settings...)
@@ -422,6 +425,6 @@ func (p *peer) goAway(last uint32) {
 
 // end is the connection's loss.
 func (p *peer) end() {
-	p.c.end(errFinished)
+	p.c.Close(session.ErrFinished)
 	p.w.step()
 }

@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/lbproxy/lbproxy/proxy/h2/session"
 	"github.com/lbproxy/lbproxy/proxy/relay/netpoll"
 )
 
@@ -30,12 +31,12 @@ type connPool struct {
 	began     time.Time // when it did begin
 
 	// The worker's lock protects:
-	conns        []*conn   // that take calls, the first ones first
-	queue        fairQueue // waits until they take one more, or until the policy knows that there is none
-	growing      bool      // one more connection is being made
-	growFailures int       // additional connections in a row that could not be made, or were lost without use
-	pause        timer     // set while none is to be tried: it tries again
-	closed       bool      // no connection is to be made any more
+	conns        []*conn           // that take calls, the first ones first
+	queue        session.FairQueue // waits until they take one more, or until the policy knows that there is none
+	growing      bool              // one more connection is being made
+	growFailures int               // additional connections in a row that could not be made, or were lost without use
+	pause        timer             // set while none is to be tried: it tries again
+	closed       bool              // no connection is to be made any more
 }
 
 // handshake is what a connection's maker waits for.
@@ -66,7 +67,6 @@ var (
 func newConnPool(w *worker, e *endpointConns) *connPool {
 	p := &connPool{
 		all: e, worker: w, stopped: make(chan struct{}), again: make(chan struct{}, 1), nudged: make(chan struct{}),
-		queue: fairQueue{side: backend},
 	}
 	p.ctx, p.stop = context.WithCancel(context.Background())
 	p.pause.fire = p.admit
@@ -82,10 +82,9 @@ func (p *connPool) newConn(in *core, d netpoll.Driver, additional bool) *conn {
 	return c
 }
 
-func (c *conn) endIfIdle(core *core) {
-	core.current = c
-	if len(c.streams) == 0 {
-		c.end(errFinished)
+func (c *conn) endIfIdle(*core) {
+	if c.Len() == 0 {
+		c.Close(session.ErrFinished)
 	}
 }
 
@@ -112,21 +111,17 @@ func (p *connPool) pauseGrowth(c *core) {
 	}
 }
 
-// onSettings is called when the backend's SETTINGS have come: only now is it known how many streams it takes.
-func (p *connPool) onSettings(c *conn) {
+// onGreeted is called when the backend's SETTINGS have come: only now is it known how many streams it takes.
+func (p *connPool) onGreeted(c *conn) {
 	p.conns = append(p.conns, c)
 	p.retireOld()
 	if c.handshake.additional {
 		p.growing = false
-		p.onStreamClosed(c)
 	}
 	close(c.handshake.ready)
-	for f := p.queue.first; f != nil; f = f.after {
-		for x := f.first; x != nil; x = x.streams[backend].after {
-			x.stopWaiting(c.core)
-		}
+	for s := range p.queue.All() {
+		attemptOf(s).x.stopWaiting(c.core)
 	}
-	p.admit(c.core)
 }
 
 // retireOld parts with connections that were made for an earlier registration, now that there is one for a later.
@@ -147,13 +142,13 @@ func (p *connPool) onGone(c *conn, err error) {
 	if c.handshake.err != nil {
 		return
 	}
-	c.handshake.err, c.handshake.served = err, c.served || !c.dead && len(c.streams) > 0
+	c.handshake.err, c.handshake.served = err, c.served || !c.Dead() && c.Len() > 0
 	close(c.handshake.over)
-	if c.handshake.additional && c.greeted {
+	if c.handshake.additional && c.Greeted() {
 		if c.handshake.served {
 			p.growFailures = 0
 		}
-		if !errors.Is(err, errFinished) && !errors.Is(err, errRenewed) {
+		if !errors.Is(err, session.ErrFinished) && !errors.Is(err, errRenewed) {
 			p.pauseGrowth(c.core)
 		}
 	}
@@ -162,50 +157,59 @@ func (p *connPool) onGone(c *conn, err error) {
 		return
 	}
 	p.conns = slices.Delete(p.conns, i, i+1)
-	if len(p.conns) == 0 {
-		p.repick(c.core)
+	if len(p.conns) == 0 && p.queue.Len() > 0 {
+		c.core.stranded = append(c.core.stranded, p)
 	}
 }
 
-// onStreamClosed is called when a call has ended on a connection.
-func (p *connPool) onStreamClosed(c *conn) {
+// onSlot is called when there may be room for one more stream on a connection.
+func (p *connPool) onSlot(c *conn) {
 	p.admit(c.core)
-	if c.handshake.additional && len(c.streams) == 0 && !c.dead {
+	switch {
+	case !c.handshake.additional || c.Dead():
+	case c.Len() > 0:
+		c.core.timers.remove(&c.life)
+	case c.life.place == 0:
 		c.core.set(&c.life, c.core.now.Add(additionalIdle))
 	}
 }
 
 // repick gives the calls that wait to whom the policy chooses now.
 func (p *connPool) repick(c *core) {
-	for range p.queue.len {
-		x := p.queue.pop()
-		if x == nil {
+	for range p.queue.Len() {
+		s := p.queue.Pop()
+		if s == nil {
 			return
 		}
-		x.leaveQueue()
-		c.current = x.owner
-		x.call.Unpick(x.attempt)
-		x.pick(c)
+		a := attemptOf(s)
+		c.guard(a.x.owner, func() {
+			a.leaveQueue()
+			a.x.call.Unpick(a.picked)
+			a.pick(c)
+		})
 	}
 }
+
+// attemptOf is the attempt that a stream to a backend belongs to.
+func attemptOf(s *session.Stream) *attempt { return s.Handler().(*attempt) }
 
 // assign opens a call on a connection, or queues it until the backend takes one more. If the connection has
 // ended between the policy's last look and ours, the call waits for what comes first: run tells the policy, and
 // it is picked for again, or there is a new connection.
-func (p *connPool) assign(c *core, x *exchange) {
+func (p *connPool) assign(c *core, a *attempt) {
 	if len(p.conns) == 0 {
-		x.startWaiting(c)
+		a.x.startWaiting(c)
 	} else {
-		x.stopWaiting(c)
-		if cn := p.roomy(); cn != nil && p.queue.len == 0 {
-			x.open(cn)
+		a.x.stopWaiting(c)
+		if cn := p.roomy(); cn != nil && p.queue.Len() == 0 {
+			a.open(cn)
 			return
 		}
 	}
-	p.queue.add(x, x.owner)
-	x.queued = true
-	x.setStage(queueing, c.now)
-	x.endpoint().CallQueued()
+	p.queue.Add(&a.stream)
+	a.queued = true
+	a.x.setStage(queueing, c.now)
+	a.endpoint().CallQueued()
 	p.all.waiting.Add(1)
 	if p.full() {
 		p.grow(c)
@@ -214,7 +218,7 @@ func (p *connPool) assign(c *core, x *exchange) {
 
 // admit opens the calls that wait for as long as there is room.
 func (p *connPool) admit(c *core) {
-	for p.queue.len > 0 {
+	for p.queue.Len() > 0 {
 		cn := p.roomy()
 		if cn == nil {
 			if p.full() {
@@ -222,35 +226,27 @@ func (p *connPool) admit(c *core) {
 			}
 			return
 		}
-		x := p.queue.pop()
-		x.leaveQueue()
-		x.open(cn)
+		a := attemptOf(p.queue.Pop())
+		a.leaveQueue()
+		a.open(cn)
 	}
 }
 
-func (p *connPool) unqueue(x *exchange) {
-	p.queue.remove(x)
-	x.leaveQueue()
-}
-
-// leaveQueue notes that a call waits for a stream no longer.
-func (x *exchange) leaveQueue() {
-	x.queued = false
-	x.endpoint().CallUnqueued()
-	x.conns().waiting.Add(-1)
+func (p *connPool) unqueue(a *attempt) {
+	p.queue.Remove(&a.stream)
+	a.leaveQueue()
 }
 
 // retire lets a connection take no more calls, and ends it with its last.
 func (p *connPool) retire(c *conn, err error) {
-	c.leaving, c.finished = true, true
 	p.onGone(c, err)
-	c.closeIfFinished()
+	c.Finish()
 }
 
 // roomy is the first connection that a stream can be opened on; nil if there is none.
 func (p *connPool) roomy() *conn {
 	for _, c := range p.conns {
-		if c.allowsStream() && c.requests < highWater {
+		if c.AllowsStream() && !c.Clogged() {
 			return c
 		}
 	}
@@ -259,9 +255,5 @@ func (p *connPool) roomy() *conn {
 
 // full says whether there are connections, and the backend allows no more streams on any.
 func (p *connPool) full() bool {
-	return len(p.conns) > 0 && !slices.ContainsFunc(p.conns, (*conn).allowsStream)
-}
-
-func (c *conn) allowsStream() bool {
-	return !c.dead && !c.leaving && uint32(len(c.streams)) < c.peer.MaxConcurrentStreams
+	return len(p.conns) > 0 && !slices.ContainsFunc(p.conns, func(c *conn) bool { return c.AllowsStream() })
 }

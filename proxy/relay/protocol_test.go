@@ -23,10 +23,10 @@ func TestInformationalResponses(t *testing.T) {
 	})
 	t.Run("do not last for ever", func(t *testing.T) {
 		w, c, b := pair(t)
-		w.core.cfg.MaxGlitches = 100
+		w.core.limits.MaxGlitches = 100
 		c.request(true)
 		n := 0
-		for ; !b.c.dead && n < 200; n++ {
+		for ; !b.c.Dead() && n < 200; n++ {
 			b.headers(1, false, ":status", "103")
 		}
 		if got := w.ended(backend, "glitches"); n > 101 || got != 1 {
@@ -98,7 +98,7 @@ func (p *peer) inFragments(id uint32, end bool, size int, block []byte) {
 // A block's size must not be taken for what is left of it in 32 bits.
 func TestHeaderListBeyond32Bits(t *testing.T) {
 	w, c, b := pair(t)
-	w.core.cfg.MaxHeaderList = 1 << 31
+	w.core.limits.MaxHeaderList = 1 << 31
 	const value = 4000
 	block := bytes.Clone(c.block(append(requestFields[:len(requestFields):len(requestFields)], filling(value)...)))
 	const newest = 0x80 | 62 // the entry that was added last
@@ -114,7 +114,7 @@ func TestHeaderListBeyond32Bits(t *testing.T) {
 // A list as long as is allowed may come in as many fragments as it takes.
 func TestFieldsInManyFragments(t *testing.T) {
 	w, c, b := pair(t)
-	w.core.cfg.MaxHeaderList = 4 << 20
+	w.core.limits.MaxHeaderList = 4 << 20
 	fields := slices.Clone(requestFields)
 	for i := range 1000 {
 		fields = append(fields, fmt.Sprint("long-", i), strings.Repeat("v", 3500))
@@ -243,8 +243,8 @@ func TestStreamWindowFollowsItsReader(t *testing.T) {
 				send(from, 3, 1)
 				w.pass(time.Millisecond)
 			}
-			if got := from.c.streams[3].streams[tt.from].recv.Held(); got > streamWindow {
-				t.Errorf("%d bytes are held of a call that is read slowly, want at most %d", got, streamWindow)
+			if w := from.c.Stream(3).Window(); w.Held() > streamWindow {
+				t.Errorf("%d bytes are held of a call that is read slowly, want at most %d", w.Held(), streamWindow)
 			}
 			w.finish()
 		})

@@ -33,19 +33,19 @@ func (x *exchange) doing() string {
 	if x.stage == picking {
 		return x.call.Awaits()
 	}
-	addr := x.endpoint().Addr()
-	toBackend, toCaller := &x.streams[backend], &x.streams[caller]
+	a := x.lead()
+	addr := a.endpoint().Addr()
 	switch {
 	case x.stage == queueing:
-		return x.conns().of(x.owner.core).awaits()
-	case x.stage == asking && toBackend.queue.len > 0:
-		return fmt.Sprintf("sending the request to %s, which does not take it: %d bytes of it wait", addr, toBackend.queue.len)
-	case x.stage == asking && !toCaller.gotEnd:
+		return a.conns().of(x.owner.core).awaits()
+	case x.stage == asking && a.stream.Queued() > 0:
+		return fmt.Sprintf("sending the request to %s, which does not take it: %d bytes of it wait", addr, a.stream.Queued())
+	case x.stage == asking && !x.caller.GotEnd():
 		return fmt.Sprintf("waiting for the answer of %s, while the request has not ended", addr)
 	case x.stage == asking:
 		return "waiting for the answer of " + addr
-	case toCaller.queue.len > 0:
-		return fmt.Sprintf("passing on the answer of %s, which the caller does not take: %d bytes of it wait", addr, toCaller.queue.len)
+	case x.caller.Queued() > 0:
+		return fmt.Sprintf("passing on the answer of %s, which the caller does not take: %d bytes of it wait", addr, x.caller.Queued())
 	}
 	return fmt.Sprintf("waiting for the rest of the answer of %s, which has begun", addr)
 }
@@ -59,7 +59,7 @@ func (p *connPool) awaits() string {
 	case !p.full():
 		return fmt.Sprintf("waiting for %s to read the requests that it has been sent", addr)
 	}
-	allows := fmt.Sprint(p.conns[0].peer.MaxConcurrentStreams)
+	allows := fmt.Sprint(p.conns[0].PeerMaxStreams())
 	if n := len(p.conns); n > 1 {
 		allows += fmt.Sprintf(" on each of %d connections", n)
 	}

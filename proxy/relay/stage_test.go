@@ -53,7 +53,7 @@ func TestStages(t *testing.T) {
 		}, "2s of waiting for a stream at a:1, which allows 1 and has 1 waiting; relay.max_endpoint_connections allows no more connections"},
 		{"room in what is written to the backend", func(w *world, c, b *peer) uint32 {
 			b.pause()
-			for b.c.requests < highWater {
+			for b.c.State().Requests < highWater {
 				c.request(true, "filler", strings.Repeat("x", 15<<10))
 			}
 			return c.request(true, timeout...)
@@ -116,7 +116,7 @@ func TestStages(t *testing.T) {
 }
 
 func callsOf(c *conn, id uint32) map[*exchange]bool {
-	if x := c.streams[id]; x != nil {
+	if x := callOf(c, id); x != nil {
 		return map[*exchange]bool{x: true}
 	}
 	return nil

@@ -11,6 +11,7 @@ import (
 	"github.com/lbproxy/lbproxy/proxy"
 	"github.com/lbproxy/lbproxy/proxy/h2"
 	"github.com/lbproxy/lbproxy/proxy/h2/hpack"
+	"github.com/lbproxy/lbproxy/proxy/h2/session"
 )
 
 // How callers are told of the statuses that the proxy makes.
@@ -71,17 +72,17 @@ func (x *exchange) wants() (_ dialect, contentType string) {
 
 // tell ends the response with a status of the proxy's own, as far as that can be said still.
 func (x *exchange) sendStatus(c *core, err *proxy.Error) {
-	begun := x.streams[caller].headed
+	begun := x.headed
 	d, contentType := x.wants()
 	if begun && (x.speaks != plainHTTP || d != grpcHTTP2) {
 		d = x.speaks
 	}
 	switch {
 	case d == grpcHTTP2:
-		x.headers(backend, c.statusFields(err, contentType, begun), true)
+		x.headers(c.statusFields(err, contentType, begun), true)
 	case d.isWeb() && !begun:
 		x.answer(c.fieldsOf("200", contentType), webTrailers(d, err))
-	case d.isWeb() && x.web.between() && x.streams[backend].expected < 0:
+	case d.isWeb() && x.web.between() && x.lead().stream.Unmeasured():
 		x.sendContent(webTrailers(d, err))
 	case !begun:
 		x.answerInHTTP(c, err)
@@ -93,23 +94,23 @@ func (x *exchange) sendStatus(c *core, err *proxy.Error) {
 
 // abort ends the response of a call that has ended without a word.
 func (x *exchange) abort(c *core) {
-	c.discardQueue(x, &x.streams[caller])
-	x.close(caller, h2.InternalError)
-	c.release(x)
+	x.caller.Discard()
+	x.caller.Close(h2.InternalError)
+	x.release(c)
 }
 
 // answer sends a response of the proxy's own that has content.
 func (x *exchange) answer(fields []hpack.Field, content []byte) {
 	x.answered = true
-	x.headers(backend, fields, false)
-	if x.streams[caller].conn != nil { // else the fields were too long for it
+	x.headers(fields, false)
+	if x.caller.IsOpen() { // else the fields were too long for it
 		x.sendContent(content)
 	}
 }
 
 // say ends a response with content of the proxy's own.
 func (x *exchange) sendContent(content []byte) {
-	x.relay(backend, append(make([]byte, h2.FrameHeaderLen), content...), true)
+	x.respond(append(make([]byte, h2.FrameHeaderLen), content...), true)
 }
 
 // answerInHTTP is the answer to a caller that speaks no gRPC.
@@ -119,7 +120,7 @@ func (x *exchange) answerInHTTP(c *core, err *proxy.Error) {
 		hpack.Field{Name: "content-length", Value: strconv.Itoa(len(content))},
 		hpack.Field{Name: proxy.ErrorTrailer, Value: string(err.Reason)})
 	if valueOf(x.request, ":method") == "HEAD" {
-		x.headers(backend, fields, true)
+		x.headers(fields, true)
 		return
 	}
 	x.answer(fields, []byte(content))
@@ -127,14 +128,14 @@ func (x *exchange) answerInHTTP(c *core, err *proxy.Error) {
 
 // fieldsOf begins a response of the proxy's own.
 func (c *core) fieldsOf(status, contentType string) []hpack.Field {
-	c.status = append(cleared(c.status), hpack.Field{Name: ":status", Value: status},
+	c.status = append(session.Cleared(c.status), hpack.Field{Name: ":status", Value: status},
 		hpack.Field{Name: "content-type", Value: contentType})
 	return c.status
 }
 
 // statusFields is the field block of a status in gRPC: trailers, or all of the response.
 func (c *core) statusFields(err *proxy.Error, contentType string, trailers bool) []hpack.Field {
-	fields := cleared(c.status)
+	fields := session.Cleared(c.status)
 	if !trailers {
 		fields = c.fieldsOf("200", contentType)
 	}
@@ -149,7 +150,7 @@ func (c *core) statusFields(err *proxy.Error, contentType string, trailers bool)
 // the caller does not take that much.
 func shortened(fields []hpack.Field, most int) []hpack.Field {
 	for _, name := range []string{"grpc-message", proxy.ErrorTrailer} {
-		excess := fieldsSize(fields) - most
+		excess := session.FieldsSize(fields) - most
 		i := slices.IndexFunc(fields, func(f hpack.Field) bool { return f.Name == name })
 		switch {
 		case excess <= 0:
@@ -161,7 +162,7 @@ func shortened(fields []hpack.Field, most int) []hpack.Field {
 			fields = slices.Delete(fields, i, i+1)
 		}
 	}
-	if fieldsSize(fields) > most {
+	if session.FieldsSize(fields) > most {
 		return nil
 	}
 	return fields

@@ -264,8 +264,8 @@ func TestStatusBehindAResponseThatIsDiscarded(t *testing.T) {
 	b.headers(1, false, ":status", "200", "content-type", "application/grpc-web")
 	b.data(1, append([]byte{0, 0, 0, 0, 200}, make([]byte, 200)...), false)
 	c.got()
-	for _, x := range c.c.streams {
-		x.discard(w.core)
+	for s := range c.c.Streams() {
+		exchangeOf(s).discard(w.core)
 	}
 	w.step()
 	want(t, c, "RST 1 INTERNAL_ERROR")

@@ -8,6 +8,7 @@ import (
 // timer calls fire at some time.
 type timer struct {
 	fire  func(c *core)
+	of    *conn // that a defect in fire costs; nil for none
 	due   time.Time
 	place int // among the timers, counted from 1; 0 if it is not set
 }

@@ -12,6 +12,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/lbproxy/lbproxy/metrics"
+	"github.com/lbproxy/lbproxy/proxy/h2/session"
 	"github.com/lbproxy/lbproxy/proxy/relay/netpoll"
 	"github.com/lbproxy/lbproxy/proxy/transport"
 )
@@ -72,7 +73,7 @@ func (w *worker) Age() time.Duration { return time.Since(w.began) }
 // Lock implements [netpoll.Host].
 func (w *worker) Lock(age time.Duration) {
 	w.mu.Lock()
-	w.core.now = w.began.Add(age)
+	w.core.setNow(w.began.Add(age))
 }
 
 // Unlock implements [netpoll.Host].
@@ -178,12 +179,12 @@ func (w *worker) attach(nc net.Conn, ended func(), make func(netpoll.Driver) *co
 
 // connEnded implements host. What ends by its peer's doing is logged, unless that is told as why an endpoint is not ready.
 func (w *worker) connEnded(c *conn, why error) {
-	told := c.handshake != nil && !c.handshake.additional && !c.leaving
+	told := c.handshake != nil && !c.handshake.additional && !c.Leaving()
 	var foreign *transport.Foreign
 	switch {
 	case errors.As(why, &foreign):
 		foreign.Log(w.log, c.driver.Peer(), c.listener.addr)
-	case !told && (isViolation(why) || errors.Is(why, errKeepalive)):
+	case !told && (session.IsViolation(why) || errors.Is(why, session.ErrKeepalive)):
 		w.log.Warn("a connection is ended because of its peer", zap.Stringer("peer", c.side),
 			zap.Stringer("address", c.driver.Peer()), zap.String("cause", string(causeOf(why))), zap.Error(why))
 	}

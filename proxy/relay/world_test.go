@@ -3,6 +3,7 @@ package relay
 import (
 	"context"
 	"errors"
+	"runtime/debug"
 	"testing"
 	"time"
 
@@ -14,6 +15,7 @@ import (
 	"github.com/lbproxy/lbproxy/metrics"
 	"github.com/lbproxy/lbproxy/picker"
 	"github.com/lbproxy/lbproxy/proxy"
+	"github.com/lbproxy/lbproxy/proxy/h2/session"
 	"github.com/lbproxy/lbproxy/proxy/transport"
 	"github.com/lbproxy/lbproxy/traffic"
 )
@@ -57,7 +59,7 @@ func newWorld(t testing.TB, addrs ...string) *world {
 		dialling:  map[*connPool]bool{},
 	}
 	w.core = newCore(testConfig, 0, metrics.NewRelay(w.registry, 1, testConfig.Memory), w)
-	w.core.now = time.Unix(1e9, 0)
+	w.core.setNow(time.Unix(1e9, 0))
 	watchdog := time.AfterFunc(time.Minute, func() { panic("the core does not come to rest") })
 	t.Cleanup(func() { watchdog.Stop() })
 	known := make(chan struct{})
@@ -71,7 +73,7 @@ func newWorld(t testing.TB, addrs ...string) *world {
 	})
 	t.Cleanup(func() {
 		for _, p := range w.peers {
-			p.c.end(errFinished) // of a test that has failed
+			p.c.Close(session.ErrFinished) // of a test that has failed
 		}
 		w.services.Close()
 	})
@@ -133,7 +135,7 @@ func (w *world) dial(pool *connPool) { w.dialling[pool] = true }
 func (w *world) connEnded(*conn, error) {}
 
 // onDefect implements host.
-func (w *world) onDefect(defect any) { w.t.Fatalf("a defect: %v", defect) }
+func (w *world) onDefect(defect any) { w.t.Fatalf("a defect: %v\n%s", defect, debug.Stack()) }
 
 // caller connects a caller.
 func (w *world) caller() *peer {
@@ -244,7 +246,7 @@ func (w *world) step() {
 
 func (w *world) settle() {
 	for {
-		w.core.enforceLimits()
+		w.core.settle()
 		w.core.flush()
 		woken := false
 		for again := range w.awaiting {
@@ -265,7 +267,7 @@ func (w *world) settle() {
 // pass lets time pass.
 func (w *world) pass(d time.Duration) {
 	w.t.Helper()
-	w.core.now = w.core.now.Add(d)
+	w.core.setNow(w.core.now.Add(d))
 	w.core.expire()
 	w.step()
 }
@@ -284,7 +286,7 @@ func (w *world) finish() {
 	}
 	w.step()
 	for _, p := range w.peers {
-		p.c.end(errors.New("the test ends"))
+		p.c.Close(errors.New("the test ends"))
 	}
 	w.step()
 	w.checkEmpty()

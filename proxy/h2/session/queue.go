@@ -1,4 +1,4 @@
-package relay
+package session
 
 import "math/bits"
 
@@ -8,9 +8,9 @@ type block struct {
 	next *block
 }
 
-// queue is DATA in blocks, in the order in which it came. The first block is written from where it stands once all of
+// Queue is DATA in blocks, in the order in which it came. The first block is written from where it stands once all of
 // it may be sent.
-type queue struct {
+type Queue struct {
 	first, last *block
 	sent        int // bytes of the first block
 	len         int // bytes that are not sent
@@ -18,7 +18,7 @@ type queue struct {
 }
 
 // head is what has not been sent of the first block.
-func (q *queue) head() []byte {
+func (q *Queue) head() []byte {
 	if q.first == nil {
 		return nil
 	}
@@ -26,7 +26,7 @@ func (q *queue) head() []byte {
 }
 
 // pop takes out the first block, all of which is being sent.
-func (q *queue) pop() *block {
+func (q *Queue) pop() *block {
 	b := q.first
 	q.len -= len(b.data) - q.sent
 	q.cap -= cap(b.data)
@@ -38,14 +38,14 @@ func (q *queue) pop() *block {
 }
 
 // skip notes that n bytes of the first block are sent, and not all.
-func (q *queue) skip(n int) {
+func (q *Queue) skip(n int) {
 	q.sent += n
 	q.len -= n
 }
 
-// storage is blocks of memory for what calls hold, while they hold nothing. Their sizes are powers of two, so that no
+// Storage is blocks of memory for what calls hold, while they hold nothing. Their sizes are powers of two, so that no
 // call holds much more than it must.
-type storage struct {
+type Storage struct {
 	free  [storageSizes]*block
 	bytes int
 }
@@ -59,8 +59,8 @@ const (
 	maxStorage = 16 << 20
 )
 
-// add appends data to a queue, the blocks of which get larger as it gets longer.
-func (s *storage) add(q *queue, data []byte) {
+// Add appends data to a queue, the blocks of which get larger as it gets longer.
+func (s *Storage) Add(q *Queue, data []byte) {
 	for len(data) > 0 {
 		if q.last == nil || len(q.last.data) == cap(q.last.data) {
 			b := s.get(max(q.len, len(data)))
@@ -80,15 +80,15 @@ func (s *storage) add(q *queue, data []byte) {
 	}
 }
 
-// clear empties a queue.
-func (s *storage) clear(q *queue) {
+// Clear empties a queue.
+func (s *Storage) Clear(q *Queue) {
 	for q.first != nil {
 		s.put(q.pop())
 	}
 }
 
 // get returns an empty block of n bytes, or the largest there is.
-func (s *storage) get(n int) *block {
+func (s *Storage) get(n int) *block {
 	i := max(0, bits.Len(uint(min(n, maxBlock)-1))-minBlockBits)
 	b := s.free[i]
 	if b == nil {
@@ -100,14 +100,14 @@ func (s *storage) get(n int) *block {
 }
 
 // getAll returns an empty block of n bytes, whatever it takes.
-func (s *storage) getAll(n int) *block {
+func (s *Storage) getAll(n int) *block {
 	if n > maxBlock {
 		return &block{data: make([]byte, 0, n)}
 	}
 	return s.get(n)
 }
 
-func (s *storage) put(b *block) {
+func (s *Storage) put(b *block) {
 	if cap(b.data) > maxBlock || s.bytes+cap(b.data) > maxStorage {
 		return
 	}
@@ -115,4 +115,15 @@ func (s *storage) put(b *block) {
 	b.data, b.next = b.data[:0], s.free[i]
 	s.free[i] = b
 	s.bytes += cap(b.data)
+}
+
+// Len is how many bytes are not sent, Cap how many the blocks take.
+func (q *Queue) Len() int { return q.len }
+func (q *Queue) Cap() int { return q.cap }
+
+// AddTo appends what is in q to the queue of a stream.
+func (q *Queue) AddTo(s *Stream) {
+	for b := q.first; b != nil; b = b.next {
+		s.group.storage.Add(&s.queue, b.data)
+	}
 }

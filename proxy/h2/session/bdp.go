@@ -1,4 +1,4 @@
-package relay
+package session
 
 import (
 	"time"
@@ -38,7 +38,7 @@ type bdp struct {
 	unneeded int32 // calls in a row that ended below half of it
 
 	rtt     time.Duration // the shortest that was measured; 0 before the first
-	asked   int64         // when the PING, or our SETTINGS, went out whose answer is to come, as UnixNano; 0 if there is none
+	asked   int64         // when the PING, or our SETTINGS, went out whose answer is to come, in Unix nanoseconds; 0 if there is none
 	arrived int           // bytes of DATA since then
 	rest    time.Duration // how long measuring rests next
 	resume  int64         // when it may go on
@@ -50,10 +50,10 @@ var bdpPing = [8]byte{'b', 'd', 'p'}
 func newBDP() bdp { return bdp{most: quickWindow, learnt: streamWindow} }
 
 // measure counts DATA that has come, and begins to measure if it is time.
-func (c *conn) measure(n int) {
+func (c *Conn) measure(n int) {
 	b := &c.bdp
 	if b.asked == 0 && b.learnt >= quickWindow {
-		if now := c.core.now.UnixNano(); now >= b.resume {
+		if now := c.group.now; now >= b.resume {
 			b.asked, b.arrived = now, 0
 			c.out = h2.AppendPing(c.writable(), false, bdpPing)
 			c.mark()
@@ -63,7 +63,7 @@ func (c *conn) measure(n int) {
 }
 
 // onSettingsAck is called when our SETTINGS have been acknowledged.
-func (b *bdp) onSettingsAck(now time.Time) {
+func (b *bdp) onSettingsAck(now int64) {
 	if b.rtt == 0 && b.asked != 0 {
 		b.rtt, b.asked = b.took(now), 0
 	}
@@ -71,7 +71,7 @@ func (b *bdp) onSettingsAck(now time.Time) {
 
 // onPingAck is called when the PING has been answered. Bytes that came while it was queued behind others do not count: what
 // can be on its way is the bandwidth times the shortest round trip.
-func (b *bdp) onPingAck(now time.Time) {
+func (b *bdp) onPingAck(now int64) {
 	if b.asked == 0 || b.rtt == 0 {
 		return
 	}
@@ -83,50 +83,51 @@ func (b *bdp) onPingAck(now time.Time) {
 		return
 	}
 	b.rest = min(max(bdpRest, 2*b.rest), maxBDPRest)
-	b.resume = now.Add(b.rest).UnixNano()
+	b.resume = now + int64(b.rest)
 }
 
 // took is how long the answer has taken that comes now.
-func (b *bdp) took(now time.Time) time.Duration { return time.Duration(max(1, now.UnixNano()-b.asked)) }
+func (b *bdp) took(now int64) time.Duration { return time.Duration(max(1, now-b.asked)) }
 
 // next is what the window of a stream is to become that is due for an update.
-func (b *bdp) next(st *stream, now time.Time) int32 {
-	size := st.recv.Size()
-	turned, keptUp := st.recv.Turn()
+func (b *bdp) next(s *Stream, now int64) int32 {
+	size := s.recv.Size()
+	turned, keptUp := s.recv.Turn()
 	if !turned {
 		return size
 	}
-	took := time.Duration(now.UnixNano() - st.turnedAt)
-	st.turnedAt = now.UnixNano()
+	took := time.Duration(now - s.turnedAt)
+	s.turnedAt = now
 	switch {
 	case keptUp:
 		return max(size, min(b.most, max(2*size, b.learnt)))
 	case took < quickTurn:
 		return max(size, min(quickWindow, 2*size))
-	case took > slowTurn && st.recv.Held() > size/4:
+	case took > slowTurn && s.recv.Held() > size/4:
 		return max(size/2, streamWindow)
 	}
 	return size
 }
 
 // resize updates the peer's window of a stream, as far towards a size as there is memory for.
-func (c *conn) resize(st *stream, size int32) {
-	m := &c.core.memory
-	before := st.recv.Grown()
-	room := int32(min(m.room(), maxStreamWindow))
-	update := st.recv.Update(min(size, st.recv.Size()+room))
-	m.grown += st.recv.Grown() - before
-	c.bdp.learnt = max(c.bdp.learnt, st.recv.Size())
+func (c *Conn) resize(s *Stream, size int32) {
+	before := s.recv.Grown()
+	room := int32(min(c.group.budget.Room(), maxStreamWindow))
+	update := s.recv.Update(min(size, s.recv.Size()+room))
+	if more := s.recv.Grown() - before; more != 0 {
+		c.group.budget.Grow(more)
+	}
+	c.bdp.learnt = max(c.bdp.learnt, s.recv.Size())
 	if update > 0 {
-		c.out = h2.AppendWindowUpdate(c.writable(), st.id, update)
+		c.out = h2.AppendWindowUpdate(c.writable(), s.id, update)
 		c.mark()
 	}
 }
 
 // widen begins a stream that we have opened with the window that others have needed.
-func (c *conn) widen(st *stream) {
+func (c *Conn) widen(s *Stream) {
 	if c.bdp.learnt > streamWindow {
-		c.resize(st, c.bdp.learnt)
+		c.resize(s, c.bdp.learnt)
 	}
 }
 

@@ -1,4 +1,4 @@
-package relay
+package session
 
 // buffers are those that connections write to, while they have nothing to write. The one that was used last is used
 // next, whatever its size.

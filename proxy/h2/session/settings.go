@@ -1,4 +1,4 @@
-package relay
+package session
 
 import (
 	"github.com/lbproxy/lbproxy/proxy/h2"
@@ -6,13 +6,13 @@ import (
 
 // The frames that carry nothing of a call but steer it or the connection.
 
-func (c *conn) onSettings(h h2.FrameHeader, payload []byte) error {
+func (c *Conn) onSettings(h h2.FrameHeader, payload []byte) error {
 	if h.Flags.Has(h2.FlagAck) {
-		c.bdp.onSettingsAck(c.core.now)
+		c.bdp.onSettingsAck(c.group.now)
 		return c.glitch("acknowledgements of SETTINGS")
 	}
 	before := c.peer.InitialWindowSize
-	if err := c.peer.Apply(payload, c.side == backend); err != nil {
+	if err := c.peer.Apply(payload, c.role == Client); err != nil {
 		return err
 	}
 	c.enc.SetMaxTableSize(c.peer.HeaderTableSize)
@@ -26,29 +26,24 @@ func (c *conn) onSettings(h h2.FrameHeader, payload []byte) error {
 	c.pump()
 	if !c.greeted {
 		c.greeted = true
-		if c.pool != nil {
-			c.pool.onSettings(c)
-		} else {
-			c.startAging()
-		}
-	} else if c.pool != nil {
-		c.pool.admit(c.core)
+		c.handler.OnGreeted()
 	}
+	c.slot()
 	return c.glitch("SETTINGS")
 }
 
 // growWindows changes the windows of all streams by n, which may be negative.
-func (c *conn) growWindows(n int32) error {
-	for _, x := range c.streams {
-		if !x.streams[c.side].send.Grow(n) {
+func (c *Conn) growWindows(n int32) error {
+	for _, s := range c.streams {
+		if !s.send.Grow(n) {
 			return h2.ConnectionError{Code: h2.FlowControlError, Reason: "SETTINGS_INITIAL_WINDOW_SIZE makes a window exceed 2^31-1"}
 		}
-		c.unblock(x)
+		c.unblock(s)
 	}
 	return c.addGlitches(len(c.streams)/100, "changes of SETTINGS_INITIAL_WINDOW_SIZE with many streams")
 }
 
-func (c *conn) onWindowUpdate(h h2.FrameHeader, payload []byte) error {
+func (c *Conn) onWindowUpdate(h h2.FrameHeader, payload []byte) error {
 	n, err := h2.ParseWindowUpdate(h, payload)
 	if err != nil {
 		return err
@@ -60,26 +55,26 @@ func (c *conn) onWindowUpdate(h h2.FrameHeader, payload []byte) error {
 		c.pump()
 		return c.glitch("WINDOW_UPDATE")
 	}
-	x := c.streams[h.StreamID]
-	if x == nil {
+	s := c.streams[h.StreamID]
+	if s == nil {
 		return c.notOpen(h)
 	}
-	if !x.streams[c.side].send.Grow(n) {
+	if !s.send.Grow(n) {
 		return h2.StreamError{StreamID: h.StreamID, Code: h2.FlowControlError, Reason: "the window exceeds 2^31-1"}
 	}
-	c.unblock(x)
+	c.unblock(s)
 	c.pump()
 	return c.glitch("WINDOW_UPDATE")
 }
 
-func (c *conn) idle(id uint32) bool {
-	if c.side == caller {
+func (c *Conn) idle(id uint32) bool {
+	if c.role == Server {
 		return id%2 == 0 || id > c.lastID
 	}
 	return id%2 == 0 || id >= c.nextID
 }
 
-func (c *conn) onPriority(h h2.FrameHeader, payload []byte) error {
+func (c *Conn) onPriority(h h2.FrameHeader, payload []byte) error {
 	if err := h2.ParsePriority(h, payload); err != nil {
 		return err
 	}
@@ -87,19 +82,4 @@ func (c *conn) onPriority(h h2.FrameHeader, payload []byte) error {
 		return nil
 	}
 	return c.glitch("PRIORITY")
-}
-
-func (c *conn) onRSTStream(h h2.FrameHeader, payload []byte) error {
-	x := c.streams[h.StreamID]
-	if x == nil {
-		return c.notOpen(h)
-	}
-	code := h2.ParseRSTStream(payload)
-	c.forget(x)
-	if c.side == caller {
-		x.cancelled(c.core)
-		return c.countReset()
-	}
-	x.refused(c.core, code)
-	return nil
 }

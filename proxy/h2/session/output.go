@@ -1,8 +1,8 @@
-package relay
+package session
 
 import "slices"
 
-// What is to be written on a connection is frames in one buffer, conn.out, and pieces of DATA between them that are
+// What is to be written on a connection is frames in one buffer, Conn.out, and pieces of DATA between them that are
 // written from where they stand: in a block of the storage, or for the moment in the buffer that they were read to.
 
 // piece is what is to be written behind the first at bytes of the frames beside it.
@@ -15,8 +15,8 @@ type piece struct {
 // minPiece is how many bytes are worth a place of their own among what is written, and not cheaper to copy.
 const minPiece = 8 << 10
 
-// flight is what a driver has taken to write.
-type flight struct {
+// Output is what is to be written, in order: frames, and pieces between them.
+type Output struct {
 	frames  []byte
 	pieces  []piece
 	written int // of the frames
@@ -24,10 +24,10 @@ type flight struct {
 }
 
 // Empty says that all has been written.
-func (f *flight) Empty() bool { return f.written == len(f.frames) && f.passed == len(f.pieces) }
+func (f *Output) Empty() bool { return f.written == len(f.frames) && f.passed == len(f.pieces) }
 
 // Chunks appends what is still to be written, in order, but no more chunks than there is room for.
-func (f *flight) Chunks(to [][]byte) [][]byte {
+func (f *Output) Chunks(to [][]byte) [][]byte {
 	at := f.written
 	for _, p := range f.pieces[f.passed:] {
 		if at < p.at {
@@ -49,7 +49,7 @@ func (f *flight) Chunks(to [][]byte) [][]byte {
 }
 
 // Append appends all that is still to be written.
-func (f *flight) Append(to []byte) []byte {
+func (f *Output) Append(to []byte) []byte {
 	at := f.written
 	for _, p := range f.pieces[f.passed:] {
 		to = append(append(to, f.frames[at:p.at]...), p.data...)
@@ -59,7 +59,7 @@ func (f *flight) Append(to []byte) []byte {
 }
 
 // Advance notes that the next n bytes have been written.
-func (f *flight) Advance(n int) {
+func (f *Output) Advance(n int) {
 	for f.passed < len(f.pieces) {
 		p := &f.pieces[f.passed]
 		before := min(n, p.at-f.written)
@@ -76,34 +76,49 @@ func (f *flight) Advance(n int) {
 }
 
 // writable is out, to be appended to.
-func (c *conn) writable() []byte {
+func (c *Conn) writable() []byte {
 	if c.out == nil {
-		c.out = c.core.buffers.get()
+		c.out = c.group.buffers.get()
 	}
 	return c.out
 }
 
 // unwritten is how many bytes of frames and pieces stand to be written.
-func (c *conn) unwritten() int { return len(c.out) + c.pieced }
+func (c *Conn) unwritten() int { return len(c.out) + c.pieced }
 
 // mark notes that there are bytes to be written.
-func (c *conn) mark() {
+func (c *Conn) mark() {
 	if !c.marked {
 		c.marked = true
-		c.core.dirty = append(c.core.dirty, c)
+		c.handler.OnOutput()
 	}
-	if len(c.out) > c.core.cfg.MaxUnread && !c.overLimit && !c.dead {
+	if len(c.out) > c.group.limits.MaxUnread && !c.overLimit && !c.dead {
 		c.overLimit = true
-		c.core.overLimit = append(c.core.overLimit, c)
+		c.group.unread = append(c.group.unread, c)
 	}
-	c.core.chargeConn(c)
+	c.charge()
+}
+
+// charge brings what the connection holds up to date.
+func (c *Conn) charge() {
+	holds := cap(c.out) + cap(c.flight.frames) + c.blocks + cap(c.block)
+	if c.unparsed != nil {
+		holds += cap(c.unparsed.data)
+	}
+	if c.dead {
+		holds = 0
+	}
+	if more := holds - c.charged; more != 0 {
+		c.charged = holds
+		c.group.budget.Hold(more)
+	}
 }
 
 // borrow adds a frame that stands in a read buffer.
-func (c *conn) borrow(frame []byte) {
+func (c *Conn) borrow(frame []byte) {
 	if !c.borrows {
 		c.borrows = true
-		c.core.borrowers = append(c.core.borrowers, c)
+		c.group.borrowers = append(c.group.borrowers, c)
 	}
 	c.pieced += len(frame)
 	if c.follows(frame) {
@@ -115,7 +130,7 @@ func (c *conn) borrow(frame []byte) {
 }
 
 // follows says that a frame stands in a read buffer right behind what is written last.
-func (c *conn) follows(frame []byte) bool {
+func (c *Conn) follows(frame []byte) bool {
 	last := len(c.pieces) - 1
 	if last < 0 {
 		return false
@@ -126,26 +141,26 @@ func (c *conn) follows(frame []byte) bool {
 }
 
 // addBlock adds data that stands in a block, which is handed over.
-func (c *conn) addBlock(data []byte, b *block) {
+func (c *Conn) addBlock(data []byte, b *block) {
 	c.pieced += len(data)
 	c.blocks += cap(b.data)
 	c.pieces = append(c.pieces, piece{at: len(c.out), data: data, block: b})
 }
 
-// copyBorrowed moves what has been borrowed and not been written to memory of our own. It is called before read
-// buffers are used again.
-func (c *core) copyBorrowed() {
-	for _, cn := range c.borrowers {
-		cn.borrows = false
-		cn.flight.pieces = cn.ownPieces(cn.flight.pieces, cn.flight.passed)
-		cn.pieces = cn.ownPieces(cn.pieces, 0)
-		c.chargeConn(cn)
+// CopyBorrowed moves what stands in the read buffer and has not been written to memory of our own. It is called before
+// that buffer is used again.
+func (g *Group) CopyBorrowed() {
+	for _, c := range g.borrowers {
+		c.borrows = false
+		c.flight.pieces = c.ownPieces(c.flight.pieces, c.flight.passed)
+		c.pieces = c.ownPieces(c.pieces, 0)
+		c.charge()
 	}
-	c.borrowers = c.borrowers[:0]
+	g.borrowers = g.borrowers[:0]
 }
 
 // ownPieces copies what is borrowed among the pieces, from the first on, to blocks of the storage. One piece may become many.
-func (c *conn) ownPieces(pieces []piece, first int) []piece {
+func (c *Conn) ownPieces(pieces []piece, first int) []piece {
 	for i := first; i < len(pieces); i++ {
 		p := pieces[i]
 		if p.block != nil {
@@ -153,7 +168,7 @@ func (c *conn) ownPieces(pieces []piece, first int) []piece {
 		}
 		pieces = append(pieces[:i], pieces[i+1:]...)
 		for rest := p.data; len(rest) > 0; i++ {
-			b := c.core.storage.get(len(rest))
+			b := c.group.storage.get(len(rest))
 			b.data = append(b.data, rest[:min(len(rest), cap(b.data))]...)
 			rest = rest[len(b.data):]
 			c.blocks += cap(b.data)
@@ -164,9 +179,9 @@ func (c *conn) ownPieces(pieces []piece, first int) []piece {
 	return pieces
 }
 
-// output returns what is to be written; nil if there is nothing, or if what it returned last is still being written.
+// Output returns what is to be written; nil if there is nothing, or if what it returned last is still being written.
 // OutputDone says that it has been.
-func (c *conn) output() *flight {
+func (c *Conn) Output() *Output {
 	c.marked = false
 	if c.writing || c.unwritten() == 0 {
 		return nil
@@ -180,43 +195,45 @@ func (c *conn) output() *flight {
 	return f
 }
 
-// outputDone takes back what output returned. What came up meanwhile is marked.
-func (c *conn) outputDone() {
+// OutputDone takes back what Output returned. If that could not be written, err is why, and the connection ends.
+func (c *Conn) OutputDone(err error) {
 	c.writing = false
 	c.releaseOutput()
 	c.pump()
-	if c.pool != nil {
-		c.pool.admit(c.core)
-	}
+	c.slot()
 	if c.unwritten() > 0 {
 		c.mark()
-		return
+	} else {
+		c.charge()
+		c.closeIfFinished()
 	}
-	c.core.chargeConn(c)
-	c.closeIfFinished()
+	if err != nil {
+		c.discardOutput()
+		c.Close(err)
+	}
 }
 
 // releaseOutput gives back the memory of what has been written.
-func (c *conn) releaseOutput() {
+func (c *Conn) releaseOutput() {
 	f := &c.flight
 	if f.frames != nil {
-		c.core.buffers.put(f.frames)
+		c.group.buffers.put(f.frames)
 	}
 	c.release(f.pieces)
-	*f = flight{pieces: f.pieces[:0]}
+	*f = Output{pieces: f.pieces[:0]}
 }
 
 // discardOutput lets go of what is not to be written any more.
-func (c *conn) discardOutput() {
+func (c *Conn) discardOutput() {
 	c.release(c.pieces)
 	c.out, c.pieces, c.pieced, c.requests = nil, c.pieces[:0], 0, 0
 }
 
-func (c *conn) release(pieces []piece) {
+func (c *Conn) release(pieces []piece) {
 	for i := range pieces {
 		if b := pieces[i].block; b != nil {
 			c.blocks -= cap(b.data)
-			c.core.storage.put(b)
+			c.group.storage.put(b)
 		}
 	}
 	clear(pieces)

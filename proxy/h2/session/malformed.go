@@ -1,4 +1,4 @@
-package relay
+package session
 
 import (
 	"strconv"
@@ -39,28 +39,6 @@ func checkRequest(fields []hpack.Field) (length int64, reason string) {
 	}
 	pseudo := method + scheme + path + authority
 	return checkRegular(fields[min(pseudo, len(fields)):], fields[:pseudo])
-}
-
-// nameAuthority turns host into :authority in a request without one, and returns by how much the fields grow: "An
-// intermediary that forwards a request over HTTP/2 MUST construct an :authority pseudo-header field" (section 8.3.1).
-// Where there are both, :authority is what counts, and host passes as it is.
-func nameAuthority(fields []hpack.Field) (grown uint32) {
-	at := -1
-	for i := range fields {
-		switch fields[i].Name {
-		case ":authority":
-			return 0
-		case "host":
-			at = i
-		}
-	}
-	if at < 0 || fields[at].Value == "" {
-		return 0
-	}
-	host := fields[at]
-	copy(fields[1:at+1], fields[:at])
-	fields[0] = hpack.Field{Name: ":authority", Value: host.Value, Sensitive: host.Sensitive}
-	return uint32(len(":authority") - len("host"))
 }
 
 func checkResponse(fields []hpack.Field) (length int64, reason string) {

@@ -1,4 +1,4 @@
-package relay
+package session
 
 import (
 	"time"
@@ -52,9 +52,9 @@ func (x *crossing) take(h h2.FrameHeader) bool {
 // crossings are those of a connection. A stream stands within reach of where its identifier points, and replaces the
 // oldest that it finds there if the table may not grow.
 type crossings struct {
-	table  []crossing // their number is a power of two
-	last   time.Time  // when the last of them ends
-	expiry timer
+	table []crossing // their number is a power of two
+	last  int64      // when the last of them ends, in Unix nanoseconds
+	due   int64      // when to look whether it has
 }
 
 const (
@@ -79,12 +79,12 @@ func (cs *crossings) place(id uint32) *crossing {
 }
 
 // crossing is what may still come on a stream; nil if it is not one that we have closed early, and lately.
-func (c *conn) crossing(id uint32) *crossing {
+func (c *Conn) crossing(id uint32) *crossing {
 	if c.crossings == nil {
 		return nil
 	}
 	for i := range crossingsReach {
-		if x := c.crossings.at(id, i); x.id == id && x.until >= seconds(c.core.now) {
+		if x := c.crossings.at(id, i); x.id == id && x.until >= seconds(c.group.now) {
 			return x
 		}
 	}
@@ -92,25 +92,25 @@ func (c *conn) crossing(id uint32) *crossing {
 }
 
 // expectCrossing is called when a stream is reset whose peer may send window bytes more.
-func (c *conn) expectCrossing(id uint32, window int32) {
-	now := c.core.now
+func (c *Conn) expectCrossing(id uint32, window int32) {
+	g := c.group
 	if c.crossings == nil {
-		if !c.core.memory.remember(minCrossings) {
+		if !g.budget.Remember(minCrossings * crossingSize) {
 			return
 		}
 		c.crossings = &crossings{table: make([]crossing, minCrossings)}
-		c.crossings.expiry.fire = c.expireCrossings
 	}
 	cs := c.crossings
 	x := cs.place(id)
-	for x.until >= seconds(now) && len(cs.table) < maxCrossings && c.core.memory.remember(len(cs.table)) {
+	for x.until >= seconds(g.now) && len(cs.table) < maxCrossings && g.budget.Remember(len(cs.table)*crossingSize) {
 		cs.grow()
 		x = cs.place(id)
 	}
-	cs.last = now.Add(crossingTime)
+	cs.last = g.now + int64(crossingTime)
 	*x = crossing{id: id, until: seconds(cs.last), window: window, frames: crossingFrames}
-	if cs.expiry.place == 0 {
-		c.core.set(&cs.expiry, cs.last)
+	if cs.due == 0 {
+		cs.due = cs.last
+		c.arm(cs.due)
 	}
 }
 
@@ -125,38 +125,31 @@ func (cs *crossings) grow() {
 }
 
 // expireCrossings gives back the memory for streams on which nothing comes any more.
-func (c *conn) expireCrossings(core *core) {
-	if core.now.Before(c.crossings.last) {
-		core.set(&c.crossings.expiry, c.crossings.last)
+func (c *Conn) expireCrossings() {
+	cs := c.crossings
+	switch {
+	case cs == nil:
 		return
+	case cs.last <= c.group.now:
+		c.forgetCrossings()
+		return
+	case cs.due <= c.group.now:
+		cs.due = cs.last
 	}
-	c.forgetCrossings()
+	c.arm(cs.due)
 }
 
-func (c *conn) forgetCrossings() {
+func (c *Conn) forgetCrossings() {
 	if c.crossings != nil {
-		c.core.timers.remove(&c.crossings.expiry)
-		c.core.memory.crossings -= len(c.crossings.table)
+		c.group.budget.Remember(-len(c.crossings.table) * crossingSize)
 		c.crossings = nil
 	}
 }
 
-func seconds(t time.Time) uint32 { return uint32(t.Unix()) }
+func seconds(nanos int64) uint32 { return uint32(nanos / int64(time.Second)) }
 
 // crossingSize is how many bytes a crossing takes.
 const crossingSize = 16
-
-// remembering is the part of a memory's limit that is for streams that have ended.
-const remembering = 64
-
-// remember makes room for n more crossings.
-func (m *memory) remember(n int) bool {
-	if (m.crossings+n)*crossingSize > m.limit/remembering {
-		return false
-	}
-	m.crossings += n
-	return true
-}
 
 // lateFrames is how many frames of a stream may cross with the END_STREAM by which we close it: a WINDOW_UPDATE and a
 // RST_STREAM. No more than maxLate are expected at a time.
@@ -167,10 +160,10 @@ const (
 
 // expectLate notes that both sides have ended a stream. Its peer may not know when it gives a window or cancels, and
 // that is ignored (RFC 9113, section 5.1); which stream it was for need not be remembered.
-func (c *conn) expectLate() { c.glitches.late = min(c.glitches.late+lateFrames, maxLate) }
+func (c *Conn) expectLate() { c.glitches.late = min(c.glitches.late+lateFrames, maxLate) }
 
 // takeLate tells whether a frame is one of those that cross with END_STREAM.
-func (c *conn) takeLate(h h2.FrameHeader) bool {
+func (c *Conn) takeLate(h h2.FrameHeader) bool {
 	if c.glitches.late == 0 || h.Type != h2.FrameWindowUpdate && h.Type != h2.FrameRSTStream {
 		return false
 	}
@@ -179,7 +172,7 @@ func (c *conn) takeLate(h h2.FrameHeader) bool {
 }
 
 // notOpen judges a frame on a stream that is not open.
-func (c *conn) notOpen(h h2.FrameHeader) error {
+func (c *Conn) notOpen(h h2.FrameHeader) error {
 	if c.idle(h.StreamID) {
 		return h2.ConnectionError{Code: h2.ProtocolError, Reason: h.Type.String() + " on a stream that was never opened"}
 	}
@@ -187,7 +180,7 @@ func (c *conn) notOpen(h h2.FrameHeader) error {
 	if x != nil && x.take(h) || x == nil && c.takeLate(h) {
 		return nil
 	}
-	if err := c.glitch("frames on closed streams"); err != nil || x != nil || c.side == backend {
+	if err := c.glitch("frames on closed streams"); err != nil || x != nil || c.role == Client {
 		return err
 	}
 	switch h.Type {
