@@ -42,8 +42,8 @@ type Poisoned struct {
 	Fault    string // what is wrong with it
 }
 
-// SortUnique makes of instances what a snapshot holds. It sorts them by address and leaves one of each: the one
-// written last, because an address is one process, and what it left under another key is a lease that has yet to run out.
+// SortUnique makes of instances what a snapshot holds. It sorts them by address and leaves one of each: the one written
+// last, because an address is one process, and what it left under another key is a lease that has yet to run out.
 func SortUnique(instances []Instance) []Instance {
 	slices.SortFunc(instances, func(a, b Instance) int {
 		if c := strings.Compare(a.Addr, b.Addr); c != 0 {

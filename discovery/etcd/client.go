@@ -35,8 +35,8 @@ const (
 	etcdKeepAliveTimeout = 3 * time.Second
 )
 
-// A Client is the process's one client of etcd. Making one does not need etcd to be there: the
-// connection, and the log-in where there is a user, are made when first needed and again for as long as they fail.
+// A Client is the process's one client of etcd. Making one does not need etcd to be there: it connects, and logs in
+// where there is a user, when it is first used, and tries again until that succeeds.
 type Client struct {
 	// Immutable:
 	cfg  clientv3.Config
@@ -101,7 +101,7 @@ func NewClient(cfg Config, log *zap.Logger) (*Client, error) {
 	return &Client{cfg: c, root: root, ctx: ctx, end: end, member: member}, nil
 }
 
-// quiet: the client retries on its own, several times a second, and logs each failure; what comes of it is
+// quiet keeps the client from logging each of its retries, of which there are several a second. What comes of them is
 // ours to log.
 func quiet(log *zap.Logger) *zap.Logger {
 	return log.WithOptions(zap.IncreaseLevel(zapcore.ErrorLevel), logsample.First(1, time.Minute))
@@ -110,15 +110,14 @@ func quiet(log *zap.Logger) *zap.Logger {
 // Endpoints are the addresses of etcd, for messages.
 func (c *Client) Endpoints() string { return strings.Join(c.cfg.Endpoints, ",") }
 
-// Root is what the keys begin with that are read and written: empty, or like "/this". A user may be allowed to read
-// below it and nowhere else.
+// Root is what all keys begin with: empty, or like "/this". A user may be allowed to read below it and nowhere else.
 func (c *Client) Root() string { return c.root }
 
 // RequestTimeout bounds one request, as configured.
 func (c *Client) RequestTimeout() time.Duration { return c.cfg.DialTimeout }
 
-// Do calls f with the client of etcd, connected as need be. A member that does not do its work, as f's error tells, is
-// left for another.
+// Do calls f with etcd's client, which connects as needed. If f's error says that the member does not work, it is left
+// for another before Do returns.
 func (c *Client) Do(ctx context.Context, f func(*clientv3.Client) error) error {
 	client, err := c.connect(ctx)
 	if err != nil {

@@ -20,21 +20,20 @@ const (
 	reconnectFirst = 100 * time.Millisecond
 	reconnectMax   = 2 * time.Second
 
-	// One member has all that a process asks for, and so gets the process's one connection. Etcd's client would have
-	// one to each of them.
+	// One connection to one member carries all that the process asks for. Etcd's client would connect to each of them.
 	oneMember = `{"loadBalancingConfig": [{"pick_first": {}}]}`
 )
 
 // connectionOptions are how etcd is connected to. Timeout bounds each attempt.
 func connectionOptions(timeout time.Duration, member *memberInUse) []grpc.DialOption {
 	return []grpc.DialOption{
-		// By default gRPC comes to wait two minutes between attempts to connect: so long would etcd's return go
-		// unnoticed.
+		// By default gRPC's waits between attempts to connect grow to two minutes: etcd's return would go unnoticed
+		// for that long.
 		grpc.WithConnectParams(grpc.ConnectParams{
 			Backoff: backoff.Config{
 				BaseDelay: reconnectFirst, MaxDelay: reconnectMax, Multiplier: 2, Jitter: 0.2,
 			},
-			MinConnectTimeout: timeout * 4 / 5, // a request that waits for a connection lasts to see why there is none
+			MinConnectTimeout: timeout * 4 / 5, // shorter than a request, which then learns why there is no connection
 		}),
 		grpc.WithDisableServiceConfig(), // that of etcd's client
 		grpc.WithDefaultServiceConfig(oneMember),
@@ -50,18 +49,18 @@ func shuffled(endpoints []string) []string {
 	return endpoints
 }
 
-// noConnectionError is why a request could not even be sent.
+// noConnectionError says why a request could not even be sent.
 type noConnectionError struct{ cause string }
 
 func (e *noConnectionError) Error() string { return "no connection: " + e.cause }
 
 type atOnceKey struct{}
 
-// atOnce makes requests fail that find no connection, with what is known of the reason. Without it they wait for one
-// until their time is up.
+// atOnce makes requests fail at once, with the reason as far as it is known, when there is no connection. Without it
+// they wait for one until their time is up.
 func atOnce(ctx context.Context) context.Context { return context.WithValue(ctx, atOnceKey{}, true) }
 
-// explainCall tells why there is no connection. That time is up is all that the client would tell.
+// explainCall puts in why there is no connection, where the client would only say that time was up.
 func explainCall(
 	ctx context.Context, method string, req, reply any, conn *grpc.ClientConn, next grpc.UnaryInvoker,
 	opts ...grpc.CallOption,
@@ -77,7 +76,7 @@ func explainCall(
 	if code := status.Code(err); code != codes.DeadlineExceeded && (code != codes.Unavailable || !hasty) {
 		return err
 	}
-	// Not a status, or the client would try again, or put the context's error in its place.
+	// Not a status: the client would try again, or replace it by the context's error.
 	return &noConnectionError{explanation(status.Convert(err).Message())}
 }
 
@@ -89,8 +88,7 @@ func Explain(client *clientv3.Client, err error) error {
 	return &noConnectionError{explanation(status.Convert(err).Message())}
 }
 
-// explanation is what gRPC says, less what only says that it is gRPC who does, and with what it means where
-// something else than an etcd is at the other end.
+// explanation is gRPC's message without its usual openings, and with what it means where the other end is not etcd.
 func explanation(said string) string {
 	for _, opening := range []string{
 		"latest balancer error: ", `last connection error: `, `connection error: desc = "`, "transport: ", "Error while dialing: ",
@@ -109,7 +107,7 @@ func explanation(said string) string {
 	return said
 }
 
-// awaitConnection returns when there is a connection, at the latest after timeout.
+// awaitConnection returns when there is a connection, or after timeout.
 func (c *Client) awaitConnection(ctx context.Context, timeout time.Duration) {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
@@ -125,7 +123,7 @@ func (c *Client) awaitConnection(ctx context.Context, timeout time.Duration) {
 	}
 }
 
-// wrongServer says of an error that tells of a gRPC server, or an HTTP/2 one, that is no etcd.
+// wrongServer adds to err that the server is not etcd, where that is what it means.
 func wrongServer(err error) error {
 	if code := status.Code(err); code == codes.Unimplemented || code == codes.Unknown && strings.Contains(err.Error(), "content-type") {
 		return fmt.Errorf("what answers there is not etcd: %w", err)

@@ -14,8 +14,8 @@ import (
 	"google.golang.org/grpc/credentials"
 )
 
-// Credentials are rotated while processes run: their files are read anew whenever they are used, for each handshake
-// and each log-in. What is being rewritten then, and does not fit together, is read again at the next attempt.
+// Credentials are rotated while processes run: the files are read for each handshake and each log-in. Files that are
+// being rewritten and do not fit together are read again at the next attempt.
 
 // TLSConfig names the files for TLS towards a server. Cert and Key go together and are optional.
 type TLSConfig struct {
@@ -87,7 +87,8 @@ func readPassword(file string) (string, error) {
 	return password, nil
 }
 
-// logInFrom is how etcd's client logs in, again whenever its token is refused, with the password that the file holds then.
+// logInFrom is how etcd's client logs in, again whenever its token is refused, with the password that the file holds
+// then.
 func logInFrom(file string) grpc.UnaryClientInterceptor {
 	return func(
 		ctx context.Context, method string, req, reply any, conn *grpc.ClientConn, next grpc.UnaryInvoker,

@@ -1,7 +1,7 @@
-// Package etcd decides how what stands in etcd below a prefix is followed, and how etcd is reached: through one
-// connection to one of its members, over which all prefixes are watched on one stream. See docs/adr/0004-following-etcd.md.
+// Package etcd decides how the keys below a prefix are followed, and how etcd is reached: over one connection to one of
+// its members, on which one stream carries all watches. See docs/adr/0004-following-etcd.md.
 //
-// It knows keys and revisions. What the values mean it leaves to the [Handler]s, such as package registry's.
+// It knows keys and revisions, and leaves to each [Handler], such as package registry's, what the values mean.
 package etcd
 
 import (
@@ -20,14 +20,14 @@ const (
 	retryFirst = 100 * time.Millisecond
 	retryMax   = 5 * time.Second
 
-	// After each commit there is a rest of a multiple of what it took, so that a storm of events, as when leases expire by
-	// the thousand, leaves time for calls.
-	restFactor = 9
-	restMax    = 100 * time.Millisecond
+	// After each commit comes a pause of a multiple of the time it took, so that a storm of events, such as thousands
+	// of leases that expire, leaves time for calls.
+	pauseFactor = 9
+	pauseMax    = 100 * time.Millisecond
 )
 
-// Follow tells the handler what stands below prefix: it lists the keys at one revision and watches them from there. When
-// the watch is lost, another goes on where it was; they are listed again where that cannot be. It retries for ever, and
+// Follow tells the handler what stands below prefix: it lists the keys at one revision and watches from there. A lost
+// watch is resumed where it was; the keys are listed again only where that is impossible. It retries for ever, and
 // returns context.Cause(ctx) once ctx is done.
 func (m *Mux) Follow(ctx context.Context, prefix string, handler Handler) error {
 	f := &follower{
@@ -51,14 +51,14 @@ type follower struct {
 	revision int64              // of that
 	header   *pb.ResponseHeader // of etcd's, the latest that has been compared with what is known
 	listing  *listing           // what is to be listed before the next watch; nil if nothing is
-	unsure   bool               // a watch was lost, and etcd has not been asked since whether it is where it was
+	unsure   bool               // a watch was lost, and etcd has not been asked since whether its history is the same
 	sureTo   int64              // the revision at which that was
 	asOf     time.Time          // when what is known was last known to change, or the watch to be lost
 	verified int64              // a revision at which etcd held just what is still known; 0 for none
 	behind   time.Time          // since when etcd has news that the watch has not told; zero if it has none
 
 	uncommitted bool        // the handler has been told something since its last commit
-	rested      time.Time   // when the next commit may be
+	notBefore   time.Time   // when the next commit may come
 	wake        *time.Timer // for a commit that is due later
 	quiet       *time.Timer // for a watch that has told nothing for some time
 	audits      *time.Timer
@@ -68,7 +68,7 @@ type follower struct {
 	askers  sync.WaitGroup
 
 	retry *backoff.Backoff
-	alive bool // the last watch was
+	alive bool // the last watch has told something
 }
 
 func stoppedTimer() *time.Timer {
@@ -102,8 +102,8 @@ func (f *follower) run(ctx context.Context) error {
 	}
 }
 
-// pause waits before the next attempt: not at all after a watch that was alive, and where there was no connection, no
-// longer than until there is one.
+// pause waits before the next attempt: not at all after a watch that was alive, and without a connection only until
+// there is one.
 func (f *follower) pause(ctx context.Context, err error) error {
 	if f.alive {
 		f.alive = false
@@ -126,7 +126,7 @@ func sleep(ctx context.Context, d time.Duration) {
 	}
 }
 
-// list lists the keys where that is to be done, or goes on with it.
+// list begins or continues the listing, if there is one.
 func (f *follower) list(ctx context.Context) error {
 	l := f.listing
 	if l == nil {
@@ -151,31 +151,30 @@ func (f *follower) list(ctx context.Context) error {
 	return nil
 }
 
-// doubt notes that etcd may not be where it was.
+// doubt notes that etcd's history may be another.
 func (f *follower) doubt() {
 	if !f.unsure {
 		f.unsure, f.sureTo = true, f.revision
 	}
 }
 
-// confirm says that etcd has confirmed at a time what is known.
+// confirm passes on that etcd has confirmed what is known.
 func (f *follower) confirm(at time.Time) { f.handler.Confirmed(max(f.revision, f.verified), at) }
 
-// commit makes what the handler has been told a state.
+// commit ends a batch of what the handler is told.
 func (f *follower) commit() {
 	start := time.Now()
 	again := f.handler.Commit(f.revision)
 	end := time.Now()
 	f.uncommitted = false
-	f.rested = end.Add(min(restFactor*end.Sub(start), restMax))
+	f.notBefore = end.Add(min(pauseFactor*end.Sub(start), pauseMax))
 	f.wake.Stop()
 	if !again.IsZero() {
 		f.wake.Reset(again.Sub(end))
 	}
 }
 
-// flush commits what was still to be committed when the watch ended. Without a watch the handler does not come again
-// by itself.
+// flush commits at the end of a watch what the pause has held back. Until the next watch nothing is due.
 func (f *follower) flush() {
 	f.wake.Stop()
 	if f.uncommitted {

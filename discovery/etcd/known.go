@@ -7,7 +7,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
-// known is the keys that stand below a prefix as far as has been told, by the revisions of their last changes.
+// known is the keys that the handler has been told of, each with the revision of its last change.
 type known map[string]int64
 
 // put notes that an entry was written. It is false if that is old news, from a list or from before a reconnect.
@@ -28,7 +28,7 @@ func (k known) delete(key string, revision int64) bool {
 	return true
 }
 
-// replace makes a list's result all that is known, and tells of what is different.
+// replace makes the result of a list all that is known, and calls put and remove for what is different.
 func (k known) replace(list []*mvccpb.KeyValue, put func(Entry), remove func(key string)) {
 	listed := make(map[string]struct{}, len(list))
 	for _, kv := range list {
@@ -47,7 +47,7 @@ func (k known) replace(list []*mvccpb.KeyValue, put func(Entry), remove func(key
 	}
 }
 
-// digest is what the keys come to.
+// digest returns the digest of the known keys.
 func (k known) digest() digest {
 	d := digest{count: int64(len(k))}
 	for _, revision := range k {
@@ -56,14 +56,14 @@ func (k known) digest() digest {
 	return d
 }
 
-// A digest stands for a state of the keys below a prefix. Every change but a deletion makes the newest modification newer,
-// and a deletion makes the count smaller: states of the same digest, one after the other, are the same.
+// A digest stands for a state of the keys below a prefix. Every change but a deletion makes the newest modification
+// newer, and a deletion makes the count smaller: states of the same digest, one after the other, are the same.
 type digest struct {
 	count  int64
 	newest int64 // the highest modification revision
 }
 
-// digest reads what the keys below prefix come to at revision, or now if revision is 0, and none of the values.
+// digest reads the digest of the keys below prefix at a revision, or the current one if that is 0, without values.
 func (m *Mux) digest(ctx context.Context, prefix string, revision int64) (d digest, err error) {
 	err = m.withSlot(ctx, func() error {
 		r, err := m.read(ctx, m.patience(), prefix,

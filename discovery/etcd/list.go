@@ -11,7 +11,8 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
-// A listing is a list of all keys below a prefix, in pages. After a failure it goes on where it was: pages that came stay.
+// A listing is a list of all keys below a prefix, in pages. After a failure it goes on where it was: pages that came
+// stay.
 type listing struct {
 	// Immutable:
 	prefix       string
@@ -25,7 +26,7 @@ type listing struct {
 	timeouts int                // in a row
 }
 
-// list reads the pages that l has yet to read. It waits while the process reads as much as it may at a time.
+// list reads the pages of l that are missing, in a slot.
 func (m *Mux) list(ctx context.Context, l *listing) error {
 	return m.withSlot(ctx, func() error {
 		for {
@@ -61,7 +62,7 @@ func (m *Mux) page(ctx context.Context, l *listing) (*clientv3.GetResponse, erro
 func (l *listing) failed(err error) {
 	switch {
 	case errors.Is(err, rpctypes.ErrCompacted), errors.Is(err, rpctypes.ErrFutureRev):
-		// The state that the first pages are of is no more to be had.
+		// The state that the first pages show is gone.
 		l.revision, l.kvs = 0, nil
 	case errors.Is(err, context.DeadlineExceeded):
 		l.timeouts++

@@ -18,10 +18,10 @@ import (
 
 const lookupTimeout = time.Second
 
-// ErrUnanswered is the error of who has waited for a member long enough.
+// ErrUnanswered is for callers of [Client.Do] that have waited long enough: their member is left for another.
 var ErrUnanswered = errors.New("this member of etcd does not answer")
 
-// unanswered says that a member does not do its work, alone or because it does not reach the others.
+// unanswered reports whether err means that a member does not work, by itself or because it cannot reach the others.
 func unanswered(err error) bool {
 	if served, ok := errors.AsType[rpctypes.EtcdError](err); ok {
 		return served.Code() == codes.Unavailable
@@ -64,7 +64,7 @@ func (u *memberInUse) ofStream(
 	return stream, err
 }
 
-// among finds the member among endpoints, or takes it for the first of them.
+// among returns the member's index in endpoints, or 0 if it is not there.
 func (u *memberInUse) among(endpoints []string) int {
 	at := u.addr.Load()
 	if at == nil {
@@ -90,15 +90,15 @@ func (u *memberInUse) among(endpoints []string) int {
 	}))
 }
 
-// moved is how often the client has left a member, for moveOn.
+// moved counts the members that the client has left, for moveOn.
 func (c *Client) moved() int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.moves
 }
 
-// moveOn leaves the member in use, which does not answer as it should, for the next, unless that has been done since
-// moved was what it is said to have been. A member that cannot be connected to is left by gRPC on its own.
+// moveOn leaves the member in use, which does not answer as it should, for the next one, unless the client has moved on
+// since moved returned the given count. A member that cannot be connected to is left by gRPC itself.
 func (c *Client) moveOn(moved int) {
 	c.mu.Lock()
 	client, due := c.client, c.client != nil && !c.closed && c.moves == moved && len(c.cfg.Endpoints) > 1
@@ -115,7 +115,7 @@ func (c *Client) moveOn(moved int) {
 	i := c.member.among(others)
 	left := others[i]
 	others = slices.Delete(others, i, i+1)
-	// gRPC keeps its connection for as long as its endpoint is among those it is given.
+	// gRPC keeps its connection as long as the endpoint stays in the list.
 	client.SetEndpoints(others...)
 	client.SetEndpoints(append(others, left)...)
 }

@@ -14,8 +14,8 @@ import (
 	"github.com/lbproxy/lbproxy/metrics"
 )
 
-// A Mux follows prefixes of keys. Their watches share one stream, and the reads beside them a few slots, so that what a
-// process asks of etcd does not grow with what it follows.
+// A Mux follows many prefixes. Their watches share one stream, and the reads beside them a few slots, so that following
+// more does not mean more load on etcd at a time.
 type Mux struct {
 	// Limits may be changed before the first Follow.
 	Limits Limits
@@ -32,8 +32,8 @@ type Mux struct {
 	mute    atomic.Pointer[string] // what is done about an etcd that never tells its progress; nil if it does
 
 	mu     sync.Mutex   // protects:
-	stream *watchStream // which watches that start now ride on; nil while there is none
-	failed int          // streams in a row, for not telling what happened
+	stream *watchStream // the current one, for watches that start now; nil if there is none
+	failed int          // streams in a row that were given up because they did not tell what happened
 	// and every stream's watchers
 }
 
@@ -54,7 +54,7 @@ func (l *Limits) silence() time.Duration { return l.Progress + l.Answer }
 // maxReads is how many reads may be under way at a time.
 const maxReads = 8
 
-// NewMux returns what follows keys through client, and counts in m what becomes of the watches.
+// NewMux returns a Mux over client that counts in m what becomes of its watches.
 func NewMux(client *Client, m *metrics.Discovery, log *zap.Logger) *Mux {
 	return &Mux{
 		Limits: Limits{
@@ -70,8 +70,8 @@ func NewMux(client *Client, m *metrics.Discovery, log *zap.Logger) *Mux {
 	}
 }
 
-// Probe reports why etcd does not answer, with a read below the root that a majority of its members confirms,
-// and that its user must be allowed.
+// Probe reports why etcd does not answer. It reads below the root, which the user must be allowed to, and which takes a
+// majority of the members.
 func (m *Mux) Probe(ctx context.Context) error {
 	_, err := m.request(ctx, m.client.RequestTimeout(), m.client.Root()+"/", clientv3.WithCountOnly())
 	if err != nil {
@@ -81,7 +81,7 @@ func (m *Mux) Probe(ctx context.Context) error {
 	return nil
 }
 
-// Note is what people should know of how etcd confirms what is known; mostly nothing.
+// Note is what people should know about how this etcd is followed; mostly nothing.
 func (m *Mux) Note() string {
 	if note := m.mute.Load(); note != nil {
 		return *note

@@ -10,7 +10,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
-// timeoutMax bounds the time for a read where etcd has been too slow again and again.
+// timeoutMax bounds the timeout of a read after several that were too short.
 const timeoutMax = time.Minute
 
 // read is request, with the address in the error.
@@ -35,8 +35,8 @@ func (m *Mux) request(ctx context.Context, timeout time.Duration, key string, op
 	return r, wrongServer(err)
 }
 
-// doubled is first, doubled for each time that it was too short: an etcd that is overloaded would not get better by
-// starting again and again with work that it never ends, or by having its callers go from member to member.
+// doubled is first, doubled for each time that it was too short: an overloaded etcd would not recover if it kept
+// starting work that is never finished, or if its callers went from member to member.
 func doubled(first time.Duration, times int) time.Duration {
 	return min(first<<min(times, 10), max(first, timeoutMax))
 }
@@ -46,7 +46,7 @@ func (m *Mux) patience() time.Duration {
 	return doubled(m.client.RequestTimeout(), int(m.slow.Load()))
 }
 
-// withSlot calls f when fewer than the most reads at a time are under way in the process.
+// withSlot calls f once fewer than maxReads are under way.
 func (m *Mux) withSlot(ctx context.Context, f func() error) error {
 	select {
 	case m.slots <- struct{}{}:
@@ -57,14 +57,14 @@ func (m *Mux) withSlot(ctx context.Context, f func() error) error {
 	}
 }
 
-// A glance is what etcd said of itself at a moment.
+// A glance is etcd's revision, term and cluster at a moment.
 type glance struct {
 	header *pb.ResponseHeader
 	at     time.Time // when it was asked
 }
 
-// glance asks etcd where it is, once for all prefixes that want to know at a time. The answer is to a question from
-// after since, but not always from after the call.
+// glance asks etcd for its revision, once for all prefixes that ask at a time. The answer is to a request made after
+// since, but maybe before the call.
 func (m *Mux) glance(ctx context.Context, since time.Time) (*glance, error) {
 	if g := m.glanced.Load(); g != nil && g.at.After(since) && time.Since(g.at) < m.Limits.Answer/5 {
 		return g, nil

@@ -13,12 +13,11 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// errSilent is why a stream is given up that does not tell what has happened.
+// errSilent ends a stream that does not tell what has happened.
 var errSilent = errors.New("etcd's watch does not tell what has happened")
 
-// A watchStream is one stream of watches from etcd, which the watches of many prefixes ride on: etcd's answer
-// to a request for progress goes to all of a stream's watches, so it is asked once for all of them. It lives as long
-// as its connection.
+// A watchStream is one stream of watches from etcd, which many prefixes share: etcd's answer to a request for progress
+// goes to all watches of a stream, so one request does for all. It lives as long as its connection.
 type watchStream struct {
 	// Immutable:
 	watcher clientv3.Watcher
@@ -27,7 +26,7 @@ type watchStream struct {
 	end     context.CancelCauseFunc
 	asker   sync.WaitGroup
 	moved   int           // of the client, when the stream was made; see Client.moveOn
-	every   time.Duration // its watches are verified, if it is mute: at the same time, so that one look at etcd does for all
+	every   time.Duration // how often its watches are verified if it is mute; at the same time, so that one glance at etcd does for all
 
 	opened   atomic.Pointer[time.Time] // when etcd took it; nil before
 	answered atomic.Pointer[time.Time] // when etcd last told its progress; nil if it never has
@@ -115,9 +114,9 @@ func (s *watchStream) context(ctx context.Context) (context.Context, context.Can
 	}
 }
 
-// askForProgress asks when a watch has begun, and then every limits.Progress. It asks again until etcd answers, because
-// it keeps quiet while one of the stream's watches has yet to catch up; but after a while no more often than that,
-// because others never answer.
+// askForProgress asks when a watch has begun, and then every limits.Progress. It repeats itself until etcd answers,
+// which it does not while one of the stream's watches is catching up; but rarely after a while, as a proxy may never
+// answer.
 func (s *watchStream) askForProgress() {
 	tick := time.NewTicker(s.limits.Answer / 5)
 	defer tick.Stop()
@@ -130,7 +129,7 @@ func (s *watchStream) askForProgress() {
 		if !s.progressIsDue() {
 			continue
 		}
-		// Blocks while there is no connection. Its error is not news: the watches get it, or silence.
+		// Blocks while there is no connection. The watches notice themselves what its error would tell.
 		ctx, cancel := context.WithTimeout(s.ctx, s.limits.Answer)
 		_ = s.watcher.RequestProgress(ctx)
 		cancel()
@@ -155,7 +154,7 @@ func (s *watchStream) noteProgress() {
 	s.answered.Store(new(time.Now()))
 }
 
-// lost is when the stream was, the same for all its watches; for those that were lost alone it is now.
+// lost is when the stream broke, the same moment for all its watches, or now if only one watch ended.
 func (s *watchStream) lost() time.Time {
 	if at := s.broken.Load(); at != nil {
 		return *at
@@ -163,7 +162,7 @@ func (s *watchStream) lost() time.Time {
 	return time.Now()
 }
 
-// mute says that etcd has had its time and has never told its progress on this stream.
+// mute reports whether etcd has had time to tell its progress on this stream and never has.
 func (s *watchStream) mute() bool {
 	opened := s.opened.Load()
 	return s.answered.Load() == nil && opened != nil && time.Since(*opened) >= s.limits.silence()
@@ -171,9 +170,9 @@ func (s *watchStream) mute() bool {
 
 type streamKey struct{}
 
-// reportEnd makes the client end our streams when they break, rather than open others in their place: on those it would
-// watch on from the revision after the last that it has seen, which in a quiet registry has yet to come, and while a
-// stream has a watch that starts in the future, etcd tells none of its watches its progress.
+// reportEnd makes the client end our streams when they break. By itself it would open new ones and watch from the
+// revision after the last it has seen. In a quiet registry that is yet to come, and while a stream has a watch that
+// starts in the future, etcd tells none of its watches its progress.
 func reportEnd(
 	ctx context.Context, desc *grpc.StreamDesc, conn *grpc.ClientConn, method string, next grpc.Streamer,
 	opts ...grpc.CallOption,

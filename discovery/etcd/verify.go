@@ -13,15 +13,15 @@ import (
 )
 
 var (
-	// errDiverged is why a watch is given up that has told something else than what stands in etcd.
+	// errDiverged ends a watch that has not told what stands in etcd.
 	errDiverged = errors.New("audit found the watched state different from the registry")
-	// errRestored is why what is known of etcd's history is given up.
+	// errRestored means that etcd's history is another than the one that is known.
 	errRestored = errors.New("etcd is not where it was: it seems to have been restored from a backup")
 )
 
-// verify asks etcd itself whether what is known is right, because the watch is new or has told nothing for some time, not
-// even its progress. A quiet watch is given up only when etcd has had news for some time that it has not told: while
-// etcd is overloaded, and behind some proxies always, watches are well and there is no progress to be heard of.
+// verify asks etcd by a read whether what is known is right, because the watch is new or has told nothing for some
+// time, not even progress. A quiet watch is given up only if etcd has had news for some time that it did not tell:
+// overloaded members, and some proxies always, tell no progress on watches that are fine.
 func (f *follower) verify(ctx context.Context, s *watchStream, began time.Time) {
 	f.quiet.Reset(f.mux.quietFor(s))
 	since, revision := f.asOf, f.revision
@@ -49,7 +49,7 @@ func (f *follower) verify(ctx context.Context, s *watchStream, began time.Time) 
 	}
 }
 
-// glanced draws the conclusions from where etcd is.
+// glanced decides what etcd's revision means for the watch.
 func (f *follower) glanced(ctx context.Context, s *watchStream, began time.Time, g *glance) {
 	if f.unsure && g.header.Revision > f.sureTo {
 		f.auditSoon() // of what has happened meanwhile, whether the new watch has told it already or not
@@ -68,8 +68,8 @@ func (f *follower) glanced(ctx context.Context, s *watchStream, began time.Time,
 	}
 }
 
-// ask starts read, which asks etcd something beside the watch, whose news must not wait for the answer. What read returns
-// is called with the answer by the follower's own goroutine. It is false while another question is open.
+// ask runs read beside the watch, whose news must not wait for it. The function that read returns is called by the
+// follower's goroutine. It returns false, and does nothing, while another read is under way.
 func (f *follower) ask(read func() (then func() error)) bool {
 	if f.asking {
 		return false
@@ -79,14 +79,14 @@ func (f *follower) ask(read func() (then func() error)) bool {
 	return true
 }
 
-// unverified notes that etcd could not be asked. It is asked again soon, perhaps another member.
+// unverified notes that etcd could not be asked. It will be asked again soon, perhaps at another member.
 func (f *follower) unverified(err error) {
 	f.asOf = time.Now()
 	f.quiet.Reset(vary(f.mux.Limits.Answer))
 	f.handler.Lost(err)
 }
 
-// compare reads what the keys come to now. Header is etcd's from before.
+// compare reads the keys' digest. Header is etcd's from before that.
 func (f *follower) compare(ctx context.Context, s *watchStream, header *pb.ResponseHeader) {
 	at := time.Now()
 	f.ask(func() func() error {
@@ -114,8 +114,8 @@ func (f *follower) compare(ctx context.Context, s *watchStream, header *pb.Respo
 	})
 }
 
-// restored says that h, which is from after all that was known at revision, cannot be of the same history. It was
-// read from a majority of the members: what it tells does not lag behind what any of them has told before.
+// restored reports whether h, which was read after all that was known at revision, belongs to another history. It comes
+// from a majority of the members, so it cannot lag behind what any of them has told before.
 func (f *follower) restored(h *pb.ResponseHeader, revision int64) bool {
 	before := f.header
 	f.header = h
@@ -153,21 +153,22 @@ func (f *follower) audited(revision int64, known, then digest, err error) error 
 		errDiverged, revision, known.count, known.newest, then.count, then.newest)
 }
 
-// auditAfter varies, so that what started together is not audited together.
+// auditAfter varies, so that watches that started together are not audited together.
 func (f *follower) auditAfter() time.Duration { return vary(f.mux.Limits.Audit) }
 
-// auditSoon brings the audit forward to within a minute or so, for each prefix and each process at a time of its own.
+// auditSoon moves the audit to a random time within the next minute, so that prefixes and processes do not audit
+// together.
 func (f *follower) auditSoon() {
 	f.audits.Reset(time.Duration(rand.Int64N(int64(f.mux.Limits.ResumedAudit))))
 }
 
-// vary keeps processes that do something in the same intervals from doing it at the same time.
+// vary keeps processes with the same intervals from acting at the same time.
 func vary(d time.Duration) time.Duration {
 	return time.Duration(float64(d) * (0.8 + 0.4*rand.Float64()))
 }
 
-// quietFor is how long a watch may be quiet before etcd is asked. A stream that never tells its progress is no worse
-// than others, and every one of its watches would ask.
+// quietFor is how long a watch may be quiet before etcd is asked. It is longer on a mute stream, which is no worse than
+// others, and each of whose watches would ask.
 func (m *Mux) quietFor(s *watchStream) time.Duration {
 	if s.mute() {
 		return s.every
@@ -175,15 +176,15 @@ func (m *Mux) quietFor(s *watchStream) time.Duration {
 	return m.Limits.silence()
 }
 
-// grace is how long etcd may have news that a watch does not tell. It doubles with each stream that was given up for
-// it, because that helps nothing where etcd is overloaded.
+// grace is how long a watch may not tell news that etcd has. It doubles with each stream that was given up for that,
+// which does not help where etcd is overloaded.
 func (m *Mux) grace() time.Duration {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.Limits.Answer << min(m.failed, 4)
 }
 
-// delivers notes that what has happened is told.
+// delivers notes that a watch tells what happens.
 func (m *Mux) delivers() {
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -14,7 +14,7 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// watch follows the prefix from the known revision on until that cannot be relied on any more.
+// watch follows the prefix from the known revision on, and returns when the watch is lost or no longer to be trusted.
 func (f *follower) watch(ctx context.Context) error {
 	s, err := f.mux.acquire(ctx)
 	if err != nil {
@@ -29,8 +29,8 @@ func (f *follower) watch(ctx context.Context) error {
 	defer cancel()
 	defer f.flush()
 
-	// From the known revision itself, whose events are known for old news, rather than the one after: etcd tells
-	// no progress to a watch (nor to others on its stream) that starts at a revision that has yet to come.
+	// From the known revision, whose events are ignored as old news, and not from the one after: to a watch that starts
+	// at a revision yet to come etcd tells no progress, nor to others on its stream.
 	opened := make(chan clientv3.WatchChan, 1)
 	revision := f.revision
 	opening.Go(func() { // ends with ctx at the latest
@@ -77,8 +77,8 @@ func (f *follower) watch(ctx context.Context) error {
 	}
 }
 
-// compareMembers doubts what is known where the member that has taken the watch is not where the one was that was listed
-// at: the connection may have been lost in between. That member may only lag behind.
+// compareMembers compares the member that has taken the watch with the one that was listed at: in between the
+// connection may have been lost. A difference is a reason for doubt only, as a member may lag behind.
 func (f *follower) compareMembers(h *pb.ResponseHeader) {
 	told := h.ClusterId != 0 // etcd's grpc-proxy tells nothing
 	if told && (h.ClusterId != f.header.ClusterId || h.RaftTerm != f.header.RaftTerm || h.Revision < f.revision) {
@@ -86,7 +86,7 @@ func (f *follower) compareMembers(h *pb.ResponseHeader) {
 	}
 }
 
-// verifySoon sets when what is known is verified: at once after a lost watch, and otherwise when the watch has been quiet.
+// verifySoon sets when what is known is verified: at once after a lost watch, otherwise once the watch has been quiet.
 func (f *follower) verifySoon() {
 	if f.unsure {
 		f.quiet.Reset(0)
@@ -102,10 +102,10 @@ func watchErr(r clientv3.WatchResponse, ok bool) error {
 	return r.Err()
 }
 
-// ended draws the consequences from a watch's having ended by err, and says where it was.
+// ended decides what else has to go because a watch ended by err, and adds to err where it was.
 func (m *Mux) ended(s *watchStream, err error) error {
 	if !errors.Is(err, rpctypes.ErrCompacted) {
-		m.retire(s) // for all one knows it is the stream's fault, such as its token's having expired
+		m.retire(s) // it may be the stream's fault, as when its token has expired
 	}
 	if unanswered(err) {
 		m.client.moveOn(s.moved)
@@ -138,9 +138,9 @@ func (f *follower) onResponse(s *watchStream, r clientv3.WatchResponse) {
 			f.markAlive(last)
 		}
 	}
-	if now := time.Now(); now.Before(f.rested) {
+	if now := time.Now(); now.Before(f.notBefore) {
 		f.uncommitted = true
-		f.wake.Reset(f.rested.Sub(now))
+		f.wake.Reset(f.notBefore.Sub(now))
 		return
 	}
 	f.commit()

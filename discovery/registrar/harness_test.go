@@ -138,8 +138,8 @@ func (s store) awaitRenewal(t *testing.T, lease int64, since time.Time) {
 	})
 }
 
-// watchHello watches the service of the tests' instance, until stop. The instance, as last published, may be gone from no
-// snapshot.
+// watchHello watches the service of the tests' instance, until stop. The instance, as last published, may be gone from
+// no snapshot.
 func (s store) watchHello(t *testing.T) (instance func() discovery.Instance, stop func()) {
 	t.Helper()
 	client := etcdClient(t, etcd.Config{Endpoints: []string{s.endpoint}})

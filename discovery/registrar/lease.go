@@ -20,11 +20,11 @@ type lease struct {
 	renewed time.Time        // when etcd was asked for it, or asked to renew it, and did
 }
 
-// shortestPatience is what a busy member may take to answer, however short the lease.
+// shortestPatience is what a busy member is given to answer, however short the lease.
 const shortestPatience = time.Second
 
-// patience is how long a member may take to answer before another is asked. It leaves time enough for that: after a
-// third of the lease's time it is renewed, after the second that is given up.
+// patience is how long a member may take to answer before another is asked, in time: a lease is renewed after a third
+// of its time, and that attempt is given up after the second third.
 func (r *Registrar) patience() time.Duration {
 	return min(r.client.RequestTimeout(), max(r.ttl/3, shortestPatience))
 }
@@ -37,8 +37,8 @@ func (r *Registrar) standsFor() time.Duration {
 	return max(0, r.ttl-time.Since(r.lease.renewed))
 }
 
-// ensureLease goes on with the lease there is, if it still lives: then the key does too, and nobody notices that the
-// connection was lost. Otherwise it takes a new one.
+// ensureLease keeps the present lease if it is still alive: then the key is, too, and nobody notices that the
+// connection was lost. Otherwise it gets a new one.
 func (r *Registrar) ensureLease(ctx context.Context, client *clientv3.Client, beat *heartbeat) error {
 	if r.lease.id != 0 {
 		err := r.renew(beat)
@@ -72,8 +72,8 @@ func (r *Registrar) renew(beat *heartbeat) error {
 	return nil
 }
 
-// A heartbeat renews leases on one stream. Etcd's client does that, too, but it does not tell that nobody answers before
-// the lease has ended.
+// A heartbeat renews leases on one stream. Etcd's client could, but it reports that nobody answers only after the lease
+// has ended.
 type heartbeat struct {
 	ctx    context.Context
 	cancel context.CancelCauseFunc // ends the stream, and all that relies on it
@@ -97,7 +97,7 @@ func (b *heartbeat) once(id clientv3.LeaseID, patience time.Duration) (ended boo
 
 func (b *heartbeat) exchange(ask *pb.LeaseKeepAliveRequest) (*pb.LeaseKeepAliveResponse, error) {
 	if b.stream == nil {
-		// With a leader required, a member that has lost the others says so.
+		// With WithRequireLeader, a member that has lost the others says so.
 		stream, err := pb.NewLeaseClient(b.client.ActiveConnection()).LeaseKeepAlive(clientv3.WithRequireLeader(b.ctx))
 		if err != nil {
 			return nil, etcd.Explain(b.client, err)

@@ -1,7 +1,7 @@
 // Package registrar keeps an instance registered in etcd: the other side of package registry.
 //
 // It decides when the registration is written, renewed, restored and given up. It leaves to package dialect what stands
-// there, to package etcd how a member of etcd is reached, and to its caller when the instance begins and ends to serve.
+// there, to package etcd how a member of etcd is reached, and to its caller when the instance starts and stops serving.
 package registrar
 
 import (

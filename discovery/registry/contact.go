@@ -7,8 +7,8 @@ import (
 	"go.uber.org/zap"
 )
 
-// contact is whether etcd confirms what is known of the services. What befalls one mostly befalls all of them, so it
-// is logged once for all.
+// contact is whether etcd confirms what is known of the services. Trouble mostly affects all of them, so it is logged
+// once for all.
 type contact struct {
 	log *zap.Logger
 
@@ -19,14 +19,14 @@ type contact struct {
 	said  map[string]struct{} // the reasons that were logged since then
 }
 
-// mostReasons are logged from the first that is lost to the last that is found again.
+// mostReasons is how many reasons are logged until all services are confirmed again.
 const mostReasons = 5
 
 func newContact(log *zap.Logger) *contact {
 	return &contact{log: log, lost: map[*watch]struct{}{}, said: map[string]struct{}{}}
 }
 
-// lose notes that w's state cannot be confirmed. The first one of a trouble is logged, and other reasons for it.
+// lose notes that w's state cannot be confirmed. The first one is logged, and then each new reason.
 func (c *contact) lose(w *watch, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -77,7 +77,8 @@ func TestEtcdReturnsToAQuietRegistry(t *testing.T) {
 	}
 }
 
-// What happened meanwhile is told by the watches that go on, and what an audit says of it is asked for soon, without data.
+// What happened meanwhile is told by the watches that go on, and what an audit says of it is asked for soon, without
+// data.
 func TestEtcdReturnsToAChangedRegistry(t *testing.T) {
 	t.Parallel()
 	e := newStore(t)

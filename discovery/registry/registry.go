@@ -1,8 +1,8 @@
 // Package registry is a [discovery.Source] of the instances that are registered in etcd.
 //
-// It decides what a service's entries come to: which are instances, what becomes of one that cannot be read, and when a
-// snapshot is due. It leaves to package etcd how the entries are followed, to package dialect what they mean, and to
-// package registrar to write them.
+// It decides what a service's entries mean together: which of them are its instances, what becomes of one that cannot
+// be read, and when a snapshot is published. It leaves to package etcd how the entries are followed, to package dialect
+// what they mean, and to package registrar to write them.
 package registry
 
 import (

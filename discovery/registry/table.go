@@ -52,7 +52,7 @@ func newTable(service string, d dialect.Dialect, keep time.Duration) *table {
 	}
 }
 
-// put applies that an entry was written. A nil fault is none.
+// put takes in that an entry was written. It returns what is wrong with it; nil if nothing is.
 func (t *table) put(written etcd.Entry, now time.Time) *fault {
 	key, old := written.Key, t.entries[written.Key]
 	e := entry{createRevision: written.CreateRevision, modRevision: written.ModRevision, lease: written.Lease}
@@ -87,14 +87,14 @@ func (t *table) put(written etcd.Entry, now time.Time) *fault {
 	return f
 }
 
-// delete applies that an entry is gone.
+// delete takes in that an entry is gone.
 func (t *table) delete(key string) {
 	t.move(key, t.entries[key].instance.Addr, "")
 	delete(t.entries, key)
 	delete(t.faulty, key)
 }
 
-// move notes that the instance under a key has changed, and with it perhaps the address. No address is no instance.
+// move notes that the instance under a key has changed, from one address to another or the same. "" is no instance.
 func (t *table) move(key, from, to string) {
 	if from != "" {
 		t.touched[from] = struct{}{}

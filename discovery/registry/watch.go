@@ -39,9 +39,8 @@ func (w *watch) Put(e etcd.Entry) {
 // Delete implements [etcd.Handler].
 func (w *watch) Delete(key string) { w.table.delete(key) }
 
-// Commit implements [etcd.Handler]. It publishes the table unless it is what was published last, and is due again when
-// the good value of a poisoned entry runs out. While there is no watch such values stay: that is no time to let go of
-// instances.
+// Commit implements [etcd.Handler]. It publishes the table if it differs from the last snapshot, and is due again when
+// the good value of a poisoned entry expires. Without a watch such values stay: that is no time to let go of instances.
 func (w *watch) Commit(revision int64) (again time.Time) {
 	instances, again := w.table.instances(time.Now())
 	poisoned := w.table.poisoned()
