@@ -277,7 +277,7 @@ func TestOneOfTwoConnections(t *testing.T) {
 func TestStreamIDsUsedUp(t *testing.T) {
 	w, c, b := pair(t)
 	b.c.SkipTo(h2.MaxStreamID - 2)
-	link := b.c.handshake
+	link := b.c.handshake.watcher.(*dialled)
 	c.request(true)
 	select {
 	case <-link.over:
@@ -291,8 +291,8 @@ func TestStreamIDsUsedUp(t *testing.T) {
 	default:
 		t.Fatal("no other connection is wanted")
 	}
-	if link.err != errExhausted {
-		t.Errorf("the connection is given up because of: %v", link.err)
+	if b.c.handshake.err != errExhausted {
+		t.Errorf("the connection is given up because of: %v", b.c.handshake.err)
 	}
 	c.request(true)
 	want(t, b)

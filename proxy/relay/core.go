@@ -47,8 +47,6 @@ type host interface {
 	wakeAt(t time.Time)
 	// wakeWhen asks for a call of repickWaiting when the channel closes.
 	wakeWhen(again <-chan struct{})
-	// dial asks for one more connection for p.
-	dial(p *connPool)
 	// connEnded tells that a connection has ended, and why.
 	connEnded(c *conn, why error)
 	// onDefect is called with what a defect in the core has panicked with, before its connection is closed.

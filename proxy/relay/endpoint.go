@@ -11,12 +11,13 @@ import (
 
 // endpointConns is the connections of all workers to an endpoint.
 type endpointConns struct {
-	endpoint *picker.Endpoint
-	live     *transport.Live
-	pools    []*connPool  // by worker
-	waiting  atomic.Int64 // calls, for a stream
-	share    *transport.Share
-	dialer   *transport.Dialer
+	endpoint   *picker.Endpoint
+	live       *transport.Live
+	pools      []*connPool  // by worker
+	connectors []*connector // so, too
+	waiting    atomic.Int64 // calls, for a stream
+	share      *transport.Share
+	dialer     *transport.Dialer
 
 	generation   atomic.Uint64 // how often the instance has been registered anew
 	pingInterval atomic.Int64  // the least that the backend puts up with, as far as it is known
@@ -34,9 +35,9 @@ func (e *endpointConns) of(c *core) *connPool { return e.pools[c.index] }
 // Renew implements [picker.Conn].
 func (e *endpointConns) Renew() {
 	e.generation.Add(1)
-	for _, p := range e.pools {
+	for _, d := range e.connectors {
 		select {
-		case p.again <- struct{}{}:
+		case d.again <- struct{}{}:
 		default: // it is about to
 		}
 	}
@@ -44,11 +45,11 @@ func (e *endpointConns) Renew() {
 
 // Close implements [picker.Conn].
 func (e *endpointConns) Close() {
-	for _, p := range e.pools {
-		p.stop()
+	for _, d := range e.connectors {
+		d.stop()
 	}
-	for _, p := range e.pools {
-		<-p.stopped
+	for _, d := range e.connectors {
+		<-d.stopped
 	}
 	e.share.Close()
 }
@@ -66,7 +67,7 @@ func (c *conn) servesNoMore() {
 	if c.served {
 		c.served = false
 		e := c.pool.all
-		e.lastUseful.Store(time.Now().UnixNano())
+		e.lastUseful.Store(c.core.now.UnixNano())
 		e.useful.Add(-1)
 	}
 }
@@ -96,9 +97,9 @@ func (e *endpointConns) setState(worker int, state picker.State, cause error) {
 
 // nudge makes workers that pause try at once: another has got a connection.
 func (e *endpointConns) nudge() {
-	for _, p := range e.pools {
+	for _, d := range e.connectors {
 		select {
-		case p.nudged <- struct{}{}:
+		case d.nudged <- struct{}{}:
 		default:
 		}
 	}

@@ -78,10 +78,12 @@ func (e *Engine) Dial(ep *picker.Endpoint, live *transport.Live) picker.Conn {
 		endpoint: ep, live: live, states: make([]picker.State, len(e.workers)), share: e.descriptors.Share(len(e.workers)), dialer: e.dialer,
 	}
 	for _, w := range e.workers {
-		all.pools = append(all.pools, newConnPool(w, all))
+		p := newConnPool(all)
+		all.pools = append(all.pools, p)
+		all.connectors = append(all.connectors, newConnector(w, p))
 	}
-	for _, p := range all.pools {
-		go p.run() // ends by Close, which waits for it
+	for _, d := range all.connectors {
+		go d.run() // ends by Close, which waits for it
 	}
 	return all
 }

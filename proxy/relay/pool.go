@@ -1,54 +1,44 @@
 package relay
 
 import (
-	"context"
 	"errors"
 	"slices"
-	"sync"
 	"time"
 
 	"github.com/lbproxy/lbproxy/proxy/h2/session"
 	"github.com/lbproxy/lbproxy/proxy/relay/netpoll"
 )
 
-// connPool is a worker's connections to an endpoint. One is always there, or being made; see connect.go. Others are
+// connPool is a worker's connections to an endpoint. One is always there, or being made; see connector. Others are
 // added as long as the backend allows fewer streams on a connection than there are calls. Those that were told to go
 // away live as long as their last call.
 type connPool struct {
-	// Immutable:
-	all        *endpointConns
-	worker     *worker
-	ctx        context.Context
-	stop       context.CancelFunc
-	stopped    chan struct{} // closed when run has returned
-	again      chan struct{} // receives when another connection is wanted
-	nudged     chan struct{} // receives when it is worth trying again at once; nobody sends who would have to wait
-	additional sync.WaitGroup
+	all  *endpointConns
+	grow func() // makes one more connection; it returns at once
 
-	// Owned by run:
-	failures  int       // attempts to connect in a row that have come to nothing; see judge
-	unreached bool      // the last one did not connect at all
-	began     time.Time // when it did begin
-
-	// The worker's lock protects:
 	conns        []*conn           // that take calls, the first ones first
-	queue        session.FairQueue // waits until they take one more, or until the policy knows that there is none
+	queue        session.FairQueue // waits until they take one more, or until the router knows that there is none
 	growing      bool              // one more connection is being made
 	growFailures int               // additional connections in a row that could not be made, or were lost without use
 	pause        timer             // set while none is to be tried: it tries again
 	closed       bool              // no connection is to be made any more
 }
 
-// handshake is what a connection's maker waits for.
+// handshake is what is known of how a connection to a backend has begun, and why it takes no more calls.
 type handshake struct {
-	ready      chan struct{} // closed when it takes calls
-	over       chan struct{} // closed when it takes none any more
-	err        error         // why; written before over is closed, as is:
-	goneAway   *goAwayError  // the backend's GOAWAY; nil if none has come
-	served     bool          // a call has been answered, or runs on
+	watcher    watcher
+	err        error        // why it takes none any more; written before the watcher is told, as is:
+	goneAway   *goAwayError // the backend's GOAWAY; nil if none has come
+	served     bool         // a call has been answered, or runs on
 	additional bool
 	began      time.Time
 	generation uint64 // of the endpoint, when it was begun to be made
+}
+
+// watcher is told once that a connection takes calls, and once that it takes none any more. It returns at once.
+type watcher interface {
+	onReady()
+	onOver()
 }
 
 const (
@@ -64,19 +54,16 @@ var (
 	errRenewed   = errors.New("the instance has been registered anew, and there is a connection for it")
 )
 
-func newConnPool(w *worker, e *endpointConns) *connPool {
-	p := &connPool{
-		all: e, worker: w, stopped: make(chan struct{}), again: make(chan struct{}, 1), nudged: make(chan struct{}),
-	}
-	p.ctx, p.stop = context.WithCancel(context.Background())
+func newConnPool(e *endpointConns) *connPool {
+	p := &connPool{all: e}
 	p.pause.fire = p.admit
 	return p
 }
 
-func (p *connPool) newConn(in *core, d netpoll.Driver, additional bool) *conn {
+func (p *connPool) newConn(in *core, d netpoll.Driver, watcher watcher, additional bool) *conn {
 	c := in.newConn(backend, d)
 	c.pool = p
-	c.handshake = &handshake{ready: make(chan struct{}), over: make(chan struct{}), additional: additional}
+	c.handshake = &handshake{watcher: watcher, additional: additional, began: in.now}
 	c.life.fire = c.endIfIdle
 	c.setKeepalive(p.all.live.Load().Keepalive)
 	return c
@@ -88,13 +75,13 @@ func (c *conn) endIfIdle(*core) {
 	}
 }
 
-// grow adds a connection, if there may be one more.
-func (p *connPool) grow(c *core) {
+// addConn adds a connection, if there may be one more.
+func (p *connPool) addConn(c *core) {
 	if p.growing || p.closed || len(p.conns) >= c.cfg.MaxConnections || p.pause.place > 0 {
 		return
 	}
 	p.growing = true
-	c.host.dial(p)
+	p.grow()
 }
 
 // growFailed: the extra connection could not be made.
@@ -118,7 +105,7 @@ func (p *connPool) onGreeted(c *conn) {
 	if c.handshake.additional {
 		p.growing = false
 	}
-	close(c.handshake.ready)
+	c.handshake.watcher.onReady()
 	for s := range p.queue.All() {
 		attemptOf(s).x.stopWaiting(c.core)
 	}
@@ -143,7 +130,7 @@ func (p *connPool) onGone(c *conn, err error) {
 		return
 	}
 	c.handshake.err, c.handshake.served = err, c.served || !c.Dead() && c.Len() > 0
-	close(c.handshake.over)
+	c.handshake.watcher.onOver()
 	if c.handshake.additional && c.Greeted() {
 		if c.handshake.served {
 			p.growFailures = 0
@@ -212,7 +199,7 @@ func (p *connPool) assign(c *core, a *attempt) {
 	a.endpoint().CallQueued()
 	p.all.waiting.Add(1)
 	if p.full() {
-		p.grow(c)
+		p.addConn(c)
 	}
 }
 
@@ -222,7 +209,7 @@ func (p *connPool) admit(c *core) {
 		cn := p.roomy()
 		if cn == nil {
 			if p.full() {
-				p.grow(c)
+				p.addConn(c)
 			}
 			return
 		}

@@ -139,9 +139,6 @@ func (w *worker) wakeWhen(again <-chan struct{}) {
 	})
 }
 
-// dial implements host.
-func (w *worker) dial(p *connPool) { p.additional.Go(p.dialAdditional) }
-
 // close ends what waits, and connections that are still there. Those of callers have ended before.
 func (w *worker) close() {
 	close(w.closed)

@@ -115,8 +115,8 @@ func (w *world) Reload(live *transport.Live) {
 
 // Dial implements [proxy.Connector]. It makes a pool that nobody runs: the test connects it.
 func (w *world) Dial(e *picker.Endpoint, live *transport.Live) picker.Conn {
-	pool := newConnPool(nil, &endpointConns{endpoint: e, live: live, share: plentyOfDescriptors.Share(1)})
-	close(pool.stopped)
+	pool := newConnPool(&endpointConns{endpoint: e, live: live, share: plentyOfDescriptors.Share(1)})
+	pool.grow = func() { w.dialling[pool] = true }
 	pool.all.pools = []*connPool{pool}
 	w.endpoints[e.Addr()], w.pools[e.Addr()] = e, pool
 	return pool.all
@@ -127,9 +127,6 @@ func (w *world) wakeAt(t time.Time) { w.wake = t }
 
 // wakeWhen implements host.
 func (w *world) wakeWhen(again <-chan struct{}) { w.awaiting[again] = true }
-
-// dial implements host.
-func (w *world) dial(pool *connPool) { w.dialling[pool] = true }
 
 // connEnded implements host.
 func (w *world) connEnded(*conn, error) {}
@@ -151,7 +148,7 @@ func (w *world) dialled(addr string) *peer { return w.connected(addr, false) }
 
 func (w *world) connected(addr string, additional bool) *peer {
 	p := newPeer(w, backend)
-	p.c = w.pools[addr].newConn(w.core, p, additional)
+	p.c = w.pools[addr].newConn(w.core, p, newDialled(), additional)
 	w.peers = append(w.peers, p)
 	w.core.flush()
 	return p
@@ -187,7 +184,7 @@ func (w *world) backend(addr string, settings ...setting) *peer {
 	return p
 }
 
-// disconnected does what connPool.run does when a connection takes no more calls.
+// disconnected does what connector.run does when a connection takes no more calls.
 func (w *world) disconnected(addr string) {
 	pool := w.pools[addr]
 	w.endpoints[addr].SetState(picker.Connecting, errors.New("test"))
