@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/connectivity"
 	"google.golang.org/grpc/status"
 
 	"github.com/lbproxy/lbproxy/configs"
@@ -31,6 +32,7 @@ func TestManyStreams(t *testing.T) {
 		const connections = 100
 		in := w.startInstance("hello", "", 1)
 		p := w.startBinary()
+		greet(t, p.dial(t), 1) // while etcd is not busy yet
 		var opened errgroup.Group
 		streams := make([]conversation, stormStreams)
 		for c := range connections {
@@ -86,7 +88,12 @@ func TestCancelStorm(t *testing.T) {
 		p := w.startBinary()
 		var ccs []*grpc.ClientConn
 		for range 100 { // one alone may not cancel so much in so short a time
-			ccs = append(ccs, p.dial(t))
+			cc := p.dial(t)
+			cc.Connect()
+			ccs = append(ccs, cc)
+		}
+		for _, cc := range ccs {
+			await(t, "connection", func() bool { return cc.GetState() == connectivity.Ready })
 		}
 		storm := func(calls int) {
 			var storm errgroup.Group
@@ -145,19 +152,23 @@ func TestLargeMessagesBothWays(t *testing.T) {
 		})
 		p := w.startBinary()
 		cc := p.dial(t, grpc.WithDefaultCallOptions(grpc.ForceCodecV2(rawCodec{}), grpc.MaxCallRecvMsgSize(2*size)))
+		echo := func(seed, size int) error {
+			sent, got := make([]byte, size), []byte(nil)
+			rand.NewChaCha8([32]byte{byte(seed)}).Read(sent)
+			if err := cc.Invoke(within(t), "/e2e.Echo/Echo", &sent, &got); err != nil {
+				return err
+			}
+			if !bytes.Equal(sent, got) {
+				return fmt.Errorf("%d bytes were sent, %d others came back", len(sent), len(got))
+			}
+			return nil
+		}
+		if err := echo(0, 1); err != nil { // while etcd is not busy yet
+			t.Fatal(err)
+		}
 		var all errgroup.Group
 		for i := range calls {
-			all.Go(func() error {
-				sent, got := make([]byte, size), []byte(nil)
-				rand.NewChaCha8([32]byte{byte(i)}).Read(sent)
-				if err := cc.Invoke(within(t), "/e2e.Echo/Echo", &sent, &got); err != nil {
-					return err
-				}
-				if !bytes.Equal(sent, got) {
-					return fmt.Errorf("%d bytes were sent, %d others came back", len(sent), len(got))
-				}
-				return nil
-			})
+			all.Go(func() error { return echo(i, size) })
 		}
 		if err := all.Wait(); err != nil {
 			t.Error(err)
