@@ -138,7 +138,7 @@ func TestUploadsThatAreRefused(t *testing.T) {
 		cc := p.dial("hello")
 		for range 2 {
 			var uploads errgroup.Group
-			for range 30 {
+			for range stormUploads {
 				uploads.Go(func() error { return refusedUpload(within(t), cc) })
 			}
 			if err := uploads.Wait(); err != nil {

@@ -6,4 +6,5 @@ package e2e
 const (
 	stormStreams = 1_000
 	stormCancels = 2_000
+	stormUploads = 8
 )

@@ -6,4 +6,5 @@ package e2e
 const (
 	stormStreams = 10_000
 	stormCancels = 100_000
+	stormUploads = 30
 )
