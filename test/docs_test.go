@@ -219,6 +219,19 @@ func TestCommandsHaveEveryFlag(t *testing.T) {
 	}
 }
 
+// docs/architecture.md has every package that is shipped, but for the tools under internal.
+func TestArchitectureHasEveryPackage(t *testing.T) {
+	page := read(t, "../docs/architecture.md")
+	for name := range arrows {
+		if strings.HasPrefix(name, "internal/") && name != "internal/app" || name == "bench" || strings.HasPrefix(name, "test") {
+			continue
+		}
+		if !strings.Contains(page, "["+name+"](../"+name+")") {
+			t.Errorf("docs/architecture.md does not have the package %s", name)
+		}
+	}
+}
+
 // The README is for the first hour; what is looked up is in docs.
 func TestReadmeIsShort(t *testing.T) {
 	const most = 200
