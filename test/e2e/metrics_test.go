@@ -30,16 +30,18 @@ func TestTheInstanceThatIsWorseStandsOut(t *testing.T) {
 		p := w.startProxy(listed("hello"))
 		p.awaitReady("hello", 3)
 		cc := p.dial("hello")
-		const calls, held = 12, 4
-		start, ctx, ended := time.Now(), within(t), make(chan struct{}, calls)
-		for range calls {
+		start, ctx, ended := time.Now(), within(t), make(chan struct{})
+		held := 0
+		for range 12 { // one after the other, but for those that are held
 			go func() { // ends with the call
 				_, _ = sayHello(ctx, cc) // a third of them fails
 				ended <- struct{}{}
 			}()
-		}
-		for range calls - held {
-			<-ended
+			select {
+			case <-ended:
+			case <-g.arrived:
+				held++
+			}
 		}
 		// However busy the machine, the others are quicker than this.
 		slowly := 3*time.Since(start) + 100*time.Millisecond
