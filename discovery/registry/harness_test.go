@@ -144,6 +144,13 @@ func (f *follower) await(want string) discovery.Snapshot {
 	}
 }
 
+// awaitProgress waits until etcd has told progress: then the watch is there, and has told all that came before.
+func (f *follower) awaitProgress() {
+	f.t.Helper()
+	start := time.Now()
+	etcdtest.Eventually(f.t, "progress", func() bool { return f.source.Standing(f.service).Confirmed.After(start) })
+}
+
 // awaitPast waits until there has been a snapshot that reads as wanted.
 func (f *follower) awaitPast(want string) {
 	f.t.Helper()

@@ -31,15 +31,6 @@ func (s *source) followMany(t *testing.T, e store, n int) (all []*follower) {
 	return all
 }
 
-// awaitProgress waits until the watches of all services are there: a cut before that is not one of a watch.
-func (s *source) awaitProgress(t *testing.T, services int) {
-	t.Helper()
-	start := time.Now()
-	for i := range services {
-		etcdtest.Eventually(t, "progress", func() bool { return s.Standing(fmt.Sprintf("service%d", i)).Confirmed.After(start) })
-	}
-}
-
 // All hosts lose etcd at once and have it back at once. What they do then must not be what keeps it down: where nothing
 // has changed, each asks etcd once where it is, and lists nothing.
 func TestEtcdReturnsToAQuietRegistry(t *testing.T) {
@@ -53,7 +44,9 @@ func TestEtcdReturnsToAQuietRegistry(t *testing.T) {
 	})
 	const services = 20
 	all := s.followMany(t, e, services)
-	s.awaitProgress(t, services)
+	for _, f := range all {
+		f.awaitProgress()
+	}
 	before := len(proxy.Ranges())
 	forwarder.Cut()
 	s.awaitUnconfirmed(t, services)
@@ -88,7 +81,9 @@ func TestEtcdReturnsToAChangedRegistry(t *testing.T) {
 		Progress: 300 * time.Millisecond, Answer: 10 * time.Second, ResumedAudit: time.Second,
 	})
 	all := s.followMany(t, e, 5)
-	s.awaitProgress(t, 5)
+	for _, f := range all {
+		f.awaitProgress()
+	}
 	before := len(proxy.Ranges())
 	forwarder.Cut()
 	s.awaitUnconfirmed(t, 5)
