@@ -76,3 +76,44 @@ func TestPercentEncode(t *testing.T) {
 		}
 	}
 }
+
+func TestHostInPlaceOfAuthority(t *testing.T) {
+	base := []string{":method", "POST", ":path", "/hello.Hello/Say", ":scheme", "http"}
+	for _, tt := range []struct {
+		name   string
+		fields []string
+		routed bool
+		want   map[string]string // of what the backend gets
+	}{
+		{"host alone", []string{"x", "1", "host", "hello:7070", "te", "trailers"}, true, map[string]string{":authority": "hello:7070", "host": ""}},
+		{"both, of the same", []string{":authority", "hello", "host", "hello"}, true, map[string]string{":authority": "hello", "host": "hello"}},
+		{"both, and they differ", []string{":authority", "hello", "host", "other"}, true, map[string]string{":authority": "hello", "host": "other"}},
+		{"neither", nil, false, nil},
+		{"an empty host", []string{"host", ""}, false, nil},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			w, c, b := pair(t)
+			w.listener.service = ""
+			c.headers(1, true, append(append(base[:len(base):len(base)], tt.fields...), "content-type", "application/grpc")...)
+			if !tt.routed {
+				want(t, c, "HEADERS 1 :status=200 grpc-status=12 lbproxy-error=no_route end")
+				w.finish()
+				return
+			}
+			want(t, b, map[bool]string{true: "HEADERS 1 x=1 end", false: "HEADERS 1 end"}[tt.name == "host alone"])
+			for name, value := range tt.want {
+				if got := b.last[name]; got != value {
+					t.Errorf("the backend got %s %q, want %q", name, got, value)
+				}
+			}
+			b.only(1, "0")
+			w.finish()
+		})
+	}
+	t.Run("two hosts", func(t *testing.T) {
+		w, c, _ := pair(t)
+		c.headers(1, true, append(base[:len(base):len(base)], "host", "hello", "host", "hello")...)
+		want(t, c, "RST 1 PROTOCOL_ERROR")
+		w.finish()
+	})
+}

@@ -288,3 +288,9 @@ func (w *world) finish() {
 	w.step()
 	w.checkEmpty()
 }
+
+// ended is how many connections of a side have ended for a cause.
+func (w *world) ended(s side, cause string) int {
+	w.t.Helper()
+	return int(w.metric("lbproxy_connections_ended_total", "peer", s.String(), "cause", cause))
+}
