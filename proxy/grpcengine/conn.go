@@ -37,7 +37,7 @@ type conn struct {
 	built    atomic.Pointer[resolver.ClientConn] // what the resolver is for
 
 	ready    atomic.Bool                // as watch has seen last
-	failures atomic.Int32               // attempts to connect, on end, that have come to nothing
+	failures atomic.Int32               // attempts to connect in a row that have come to nothing
 	halfway  atomic.Pointer[backendEnd] // what TCP has connected to and HTTP/2 has not greeted on; nil if there is none
 	greeted  atomic.Bool                // HTTP/2 has, and watch has not seen it
 	served   atomic.Bool                // a call has been answered since the last connection was lost

@@ -31,7 +31,7 @@ type exchange struct {
 
 	answered bool // the response has begun
 	headed   bool // the caller has got the fields that begin it
-	ended    bool // the call has ended, for the policy
+	ended    bool // the call has ended, and been counted
 
 	stage stage
 	since time.Time // it is in that

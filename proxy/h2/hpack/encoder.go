@@ -27,9 +27,6 @@ func (e *Encoder) Append(dst []byte, fields ...Field) []byte {
 	return dst
 }
 
-// AppendField appends one field. Its strings may be kept until the table's size is exceeded by others.
-func (e *Encoder) AppendField(dst []byte, f Field) []byte { return e.append(dst, &f) }
-
 func (e *Encoder) append(dst []byte, f *Field) []byte {
 	if e.least != e.told || e.table.max != e.told {
 		dst = e.appendSizeUpdates(dst)

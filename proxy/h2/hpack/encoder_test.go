@@ -51,7 +51,7 @@ func TestNeverIndexes(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			e, d := hpack.NewEncoder(), hpack.NewDecoder()
 			for range 3 {
-				block := e.AppendField(nil, tt.field)
+				block := e.Append(nil, tt.field)
 				if block[0] != tt.first {
 					t.Errorf("begins with %#x, want %#x", block[0], tt.first)
 				}

@@ -118,9 +118,9 @@ func FuzzEncode(f *testing.F) {
 			if op >= 0x40 {
 				field.Value = strings.Repeat(string([]byte{arg, 'a', arg / 2}), int(op))
 			}
-			if block = encoder.AppendField(block, field); field.Name == "x-" {
+			if block = encoder.Append(block, field); field.Name == "x-" {
 				field.Name += field.Value // a new name each time
-				block = encoder.AppendField(block, field)
+				block = encoder.Append(block, field)
 				want = append(want, xhpack.HeaderField{Name: "x-", Value: field.Value, Sensitive: field.Sensitive})
 			}
 			want = append(want, xhpack.HeaderField{Name: field.Name, Value: field.Value, Sensitive: field.Sensitive})

@@ -17,14 +17,14 @@ import (
 	"github.com/lbproxy/lbproxy/proxy/h2/hpack"
 )
 
-// Handler is who is told of the events of a connection. Its methods are called while a command or Feed runs.
+// Handler receives the events of a connection. Its methods are called while a command or Feed runs.
 type Handler interface {
-	// Recognize says what it is that a peer speaks which has not begun as HTTP/2 does, and what to answer. It returns no
-	// error as long as that cannot be told. Of a server it is asked until its SETTINGS have come.
+	// Recognize identifies the protocol of a peer that has not begun as HTTP/2 does, and returns what to answer it. It
+	// returns no error as long as it cannot tell. For a server it is called until the server's SETTINGS have come.
 	Recognize(said []byte) (answer []byte, err error)
-	// OnRequest is called for a request that has come, and returns a stream for it, which is told of its fields then.
+	// OnRequest returns a stream for a request that has come. The stream's OnHeaders is called next.
 	OnRequest() *Stream
-	// OnRejected is called for a request that is not let in.
+	// OnRejected is called for a request that is refused.
 	OnRejected(Rejection)
 	// OnGreeted is called when the peer's first SETTINGS have come.
 	OnGreeted()
@@ -41,11 +41,11 @@ type Handler interface {
 	OnTimer(d time.Duration)
 	// OnFrame is called after each frame. It must call [Group.Settle].
 	OnFrame()
-	// OnClosed is called when the connection has ended, and returns what its streams are told of that.
+	// OnClosed is called when the connection has ended, and returns the error that its streams get.
 	OnClosed(error) error
 }
 
-// StreamHandler is who is told of the events of a stream. Fields and frames are valid until its methods return. A stream
+// StreamHandler receives the events of a stream. Fields and frames are valid until its methods return. A stream
 // has left its connection when OnReset, OnBroken or OnLost is called.
 type StreamHandler interface {
 	// OnHeaders is called with the fields that begin a request or a response. The handler may change them.

@@ -74,7 +74,7 @@ func (s *Stream) ForgetWindow() {
 	s.recv = h2.ReceiveWindow{}
 }
 
-// Handler is who is told of the stream's events.
+// Handler receives the stream's events.
 func (s *Stream) Handler() StreamHandler { return s.handler }
 
 // ID is the stream's identifier on its connection.
