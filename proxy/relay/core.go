@@ -76,8 +76,6 @@ const (
 	backend
 )
 
-func (s side) other() side { return 1 - s }
-
 func (s side) String() string {
 	if s == caller {
 		return metrics.PeerCaller
