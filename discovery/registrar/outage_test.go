@@ -46,22 +46,22 @@ func TestRegistrarOutlastsEtcd(t *testing.T) {
 	e.awaitRenewal(t, e.await(t, testKey, exists).Lease, time.Now())
 }
 
+// harms are how the network to etcd fails.
+var harms = map[string]func(*etcdtest.Forwarder){
+	"cut":     (*etcdtest.Forwarder).Cut,
+	"stalled": (*etcdtest.Forwarder).Stall,
+}
+
 func TestRegistrarLosesItsLeaseWhileCutOff(t *testing.T) {
 	t.Parallel()
 	e := newStore(t)
-	for _, test := range []struct {
-		name string
-		harm func(*etcdtest.Forwarder)
-	}{
-		{"cut", (*etcdtest.Forwarder).Cut},
-		{"stalled", (*etcdtest.Forwarder).Stall},
-	} {
-		t.Run(test.name, func(t *testing.T) {
+	for name, harm := range harms {
+		t.Run(name, func(t *testing.T) {
 			network := etcdtest.Forward(t, e.endpoint)
 			r, _ := startRegistrar(t, network.Endpoint(), shortTTL)
 			awaitRegistered(t, r)
 			before := e.await(t, testKey, exists)
-			test.harm(network)
+			harm(network)
 			e.await(t, testKey, absent)
 			etcdtest.Eventually(t, "the registrar finds out", func() bool { return !r.Status().Registered })
 			network.Resume()
@@ -80,18 +80,12 @@ func TestRegistrarLosesItsLeaseWhileCutOff(t *testing.T) {
 func TestStopWithoutEtcdIsBounded(t *testing.T) {
 	t.Parallel()
 	e := newStore(t)
-	for _, test := range []struct {
-		name string
-		harm func(*etcdtest.Forwarder)
-	}{
-		{"cut", (*etcdtest.Forwarder).Cut},
-		{"stalled", (*etcdtest.Forwarder).Stall},
-	} {
-		t.Run(test.name, func(t *testing.T) {
+	for name, harm := range harms {
+		t.Run(name, func(t *testing.T) {
 			network := etcdtest.Forward(t, e.endpoint)
 			r, _ := startRegistrar(t, network.Endpoint(), shortTTL)
 			awaitRegistered(t, r)
-			test.harm(network)
+			harm(network)
 			began := time.Now()
 			err := r.Stop(context.Background())
 			if took := time.Since(began); took > 10*time.Second { // on a busy machine
