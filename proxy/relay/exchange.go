@@ -91,7 +91,8 @@ func (x *exchange) OnTrailers(fields []hpack.Field) {
 	}
 }
 
-// OnData implements [session.StreamHandler].
+// OnData implements [session.StreamHandler]. Attempts that run side by side, which none do yet, would all have to queue: a
+// frame that is sent as it stands becomes one stream's, and the caller gets credit once.
 func (x *exchange) OnData(frame []byte, end bool) {
 	data := frame[h2.FrameHeaderLen:]
 	x.bufferRetry(data)
